@@ -1,0 +1,167 @@
+"""Every number of the recipe, typed and described, in one place.
+
+The platform's settings (``xdub_platform.settings``) compose these models into profiles; a worker
+receives one of them as JSON. Defaults are the ``embedded`` scale. Where a default departs from the
+X-Dub paper (arXiv 2512.25066) the field's ``json_schema_extra["deviation"]`` says from what and why;
+the report prints that list.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Prediction = Literal["x", "v"]
+Variant = Literal["generated", "relit", "rendered"]
+
+
+def deviation(paper: str, why: str) -> dict[str, Any]:
+    """Marks a field as a stated departure from the paper."""
+    return {"deviation": {"paper": paper, "why": why}}
+
+
+class Config(BaseModel):
+    """Base of all configuration: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MediaConfig(Config):
+    """What footage is normalised to."""
+
+    fps: int = Field(25, description="Frames per second of every clip and output.")
+    sample_rate: int = Field(16_000, description="Samples per second of every clip's sound.")
+    crop_size: int = Field(
+        96,
+        description="Side of the square face crop in pixels.",
+        json_schema_extra=deviation("512", "two CPU cores: 512 px has 28 times the tokens"),
+    )
+    crop_scale: float = Field(1.45, description="Crop side over the longer side of the face's box.")
+    max_seconds: float = Field(600.0, description="Longest footage taken in, in seconds.")
+    max_side: int = Field(4096, description="Largest frame side taken in, in pixels.")
+    min_clip_frames: int = Field(25, description="Shots shorter than this are dropped.")
+
+
+class CorpusConfig(Config):
+    """The procedural corpus that stands for a user's footage in the demo."""
+
+    seed: int = 7
+    training_heads: int = 32
+    heldout_heads: int = 8
+    clips_per_head: int = 3
+    seconds: tuple[float, float] = Field((3.0, 4.0), description="Shortest and longest clip, in seconds.")
+    frame_size: int = Field(192, description="Side of the square raw frame in pixels.")
+    languages: tuple[str, ...] = ("en", "es", "fr", "de", "it", "ru", "el", "zh", "yue", "ja")
+
+
+class TransformerConfig(Config):
+    """Shape of the `DubbingTransformer`; names follow the released checkpoint."""
+
+    dim: int = 192
+    num_layers: int = 6
+    num_heads: int = 6
+    ffn_dim: int = 768
+    freq_dim: int = 128
+    in_channels: int = 48
+    context_channels: int = Field(0, description="Extra input channels (the generator's masked video); 0 in the editor.")
+    out_channels: int = 48
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    text_dim: int | None = Field(
+        None,
+        description="Width of the text features; None leaves the text cross-attention out.",
+        json_schema_extra=deviation("UMT5, coarse captions, dropout 0.7", "one prompt serves all procedural heads"),
+    )
+    audio_dim: int = Field(64, description="Width of the audio features.")
+    audio_window: int = Field(16, description="50 Hz audio features that one latent frame sees (paper: n=16).")
+    audio_inner_dim: int = 96
+    audio_heads: int = 4
+    audio_layers: int = 2
+
+
+class FlowConfig(Config):
+    """Flow matching: timestep distribution, parameterisation, sampling."""
+
+    prediction: Prediction = Field(
+        "x",
+        description="What the network's last layer means; losses and windows stay in v and t.",
+        json_schema_extra=deviation("v", "token width exceeds a tiny model's width; v-prediction then learns far slower"),
+    )
+    sampling_steps: int = Field(8, json_schema_extra=deviation("50", "two CPU cores"))
+    sampling_shift: float = Field(1.5, json_schema_extra=deviation("unstated; release 5.0", "few steps must reach both experts' windows"))
+    reference_guidance: float = Field(1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement"))
+    audio_guidance: float = Field(1.5, json_schema_extra=deviation("10 s^1.5 (release)", "raises width and pucker, costs PSNR; set by measurement"))
+    lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
+    texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")
+
+
+PhaseName = Literal["base", "generator", "editor", "lip", "texture"]
+
+
+class LoraConfig(Config):
+    """PEFT adapter of an expert; rank and targets are open in the paper."""
+
+    rank: int = 16
+    alpha: int = 16
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "ffn.0", "ffn.2")
+
+
+class PhaseConfig(Config):
+    """One training phase of the transformer."""
+
+    phase: PhaseName
+    seed: int = 0
+    steps: int = 200
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    warmup_steps: int = 20
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.99
+    clip_frames: int = Field(25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length"))
+    motion_frames: int = Field(5, description="Clean pixel frames at a window's start; 5 frames are 2 latent frames.")
+    motion_drop: float = Field(0.5, description="Probability of training without motion frames.")
+    audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
+    reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")
+    shift: float = Field(5.0, description="Timestep shift a: t' = a t / (1 + (a-1) t). 5.0 / 1.5 / 0.2 by phase.")
+    face_weight: float = 0.3
+    lip_weight: float = 0.3
+    sync_weight: float = 0.0
+    identity_weight: float = 0.0
+    perceptual_weight: float = 0.0
+    pixel_t_max: float = Field(0.6, description="Clip of t in the decoded estimate of the pixel losses.")
+    pixel_latent_frames: int = Field(4, description="Latent frames decoded for the pixel losses (13 frames).")
+    silence_probability: float = Field(0.0, description="Texture phase: audio switched off; texture losses only there.")
+    lora: LoraConfig | None = None
+    checkpoint_every: int = 100
+
+
+class FilterConfig(Config):
+    """What a companion pair must satisfy; calibrated on graded bad pairs."""
+
+    identity_cosine: float = Field(0.85, json_schema_extra=deviation("0.85 (ArcFace)", "our own encoder: calibrated against the nearest other identity"))
+    mouth_distance: float = Field(1.0, description="Mean lip landmark distance in the 112 px ArcFace template.")
+    aspect_mean: float = Field(4.0, description="Mean of six quality aspects on a 1-5 scale.")
+
+
+class PairsConfig(Config):
+    """How companion pairs are made."""
+
+    seed: int = 0
+    sampling_steps: int = 6
+    batch_size: int = 16
+    pairs_per_clip: int = 1
+    clip_fraction: float = Field(0.5, description="Share of a shard's clips that get a generated companion.")
+    relit_fraction: float = Field(0.05, description="Share of a shard's clips that get a relit pair.")
+    rendered_per_shard: int = Field(16, description="Exact pairs of other, rendered heads per shard.")
+    rendered_seconds: float = 3.0
+    filters: FilterConfig = FilterConfig()
+
+
+class BenchmarkConfig(Config):
+    """Held-out scores against the renderer's exact reference dub."""
+
+    seed: int = 0
+    heads_seed: int | None = Field(None, description="None: the corpus's held-out heads; else freshly drawn ones.")
+    cases: int = 8
+    seconds: float = 3.0
