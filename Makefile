@@ -1,0 +1,39 @@
+# Two commands are enough: `make demo` and `make test`. Everything installs into .venv, everything written lies in .xdub.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export GX_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test ui pretrain bench lint clean
+
+# torch first and with its dependencies (pip's settings decide which build), then the lock as it stands, then ourselves.
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '2.13.0')" 2>/dev/null || $(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: .venv/.installed  ## run the whole chain on the embedded profile
+	$(BIN)/xdub demo
+
+test: .venv/.installed lint  ## static checks, then every test
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: .venv/.installed  ## the Dagster UI on the embedded profile's state
+	$(BIN)/xdub ui
+
+pretrain: .venv/.installed  ## train the shipped base again (hours on two cores)
+	$(BIN)/python -m model_code.pretrain
+
+bench: .venv/.installed  ## three seeds of the full embedded settings, then the benchmarks
+	$(BIN)/xdub bench
+
+clean:
+	rm -rf .venv .xdub

@@ -1,0 +1,46 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _outside_folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, REPOSITORY / default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder}; point {variable} at it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Tensors made with the released X-Dub code; XDUB_GOLDEN_DIR names another folder of the same form."""
+    return _outside_folder("XDUB_GOLDEN_DIR", "../shared/golden/xdub_public")
+
+
+@pytest.fixture(scope="session")
+def clips_dir() -> Path:
+    """Real talking clips and other speech; XDUB_CLIPS_DIR names another folder."""
+    return _outside_folder("XDUB_CLIPS_DIR", "../shared/clips")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under XDUB_NO_SKIP=1 a skip is a failure: whoever sets it has installed every part."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("XDUB_NO_SKIP") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped although XDUB_NO_SKIP=1: {report.longrepr}"
+    return report
