@@ -1,0 +1,138 @@
+"""Do the lips follow the new sound? Correlations of mouth curves, pooled over clips, with intervals.
+
+A curve is (T,3): opening, width, pucker. Each clip's curves are centred on their own mean, so a head's resting
+mouth does not count, and the sums of all clips are pooled before dividing: a still clip then weighs little.
+Every measure here is a ratio of sums over clips, which is what `bootstrap` resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CURVES = ("opening", "width", "pucker")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the interval that a bootstrap over clips gives."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def centred(curves: np.ndarray) -> np.ndarray:
+    """Curves (T,K) minus their mean over time, float64."""
+    values = np.asarray(curves, np.float64)
+    return values - values.mean(0)
+
+
+def moments(*clips: np.ndarray) -> np.ndarray:
+    """Second moments (K,S,S) of S signals, each (T,K), of one clip after centring; lengths are cut to the shortest."""
+    length = min(len(clip) for clip in clips)
+    stacked = np.stack([centred(clip[:length]) for clip in clips])
+    return np.einsum("stk,utk->ksu", stacked, stacked)
+
+
+def correlation(pooled: np.ndarray) -> np.ndarray:
+    """Correlation (K,) of signals 0 and 1 from pooled moments (K,S,S); NaN where one does not move."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value: np.ndarray = pooled[:, 0, 1] / np.sqrt(pooled[:, 0, 0] * pooled[:, 1, 1])
+    return value
+
+
+def partial_correlation(pooled: np.ndarray) -> np.ndarray:
+    """Correlation (K,) of signals 0 and 1 after removing what signal 2 explains of both, from moments (K,3,3)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = pooled - np.einsum("ki,kj->kij", pooled[:, :, 2], pooled[:, 2, :]) / pooled[:, 2, 2][:, None, None]
+    return correlation(rest)
+
+
+def mouth_correlation(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    """Per-curve correlation (3,) of outputs with references, clips pooled."""
+    return correlation(sum_moments(outputs, references).sum(0))
+
+
+def leak(outputs: Sequence[np.ndarray], inputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    """Partial correlation (3,) of the output's mouth with the input's, given the reference's: 0 where nothing leaks."""
+    return partial_correlation(sum_moments(outputs, inputs, references).sum(0))
+
+
+def sum_moments(*signals: Sequence[np.ndarray]) -> np.ndarray:
+    """Moments of every clip, (clips,K,S,S)."""
+    return np.stack([moments(*clips) for clips in zip(*signals, strict=True)])
+
+
+def wrong_audio_moments(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    """Moments (clips,K,2,2) of every output with the references of all *other* clips, summed.
+
+    The control: what correlation comes from mouths moving at all. All other clips instead of one make it as
+    narrow as the data allow.
+
+    Raises:
+        ValueError: Fewer than two clips.
+    """
+    if len(outputs) < 2:
+        raise ValueError("the wrong-audio control needs at least two clips")
+    return np.stack(
+        [
+            np.sum([moments(output, reference) for j, reference in enumerate(references) if j != i], axis=0)
+            for i, output in enumerate(outputs)
+        ]
+    )
+
+
+def bootstrap(
+    per_clip: np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    rng: np.random.Generator,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Percentile interval of a statistic of the sum over clips, clips drawn with replacement.
+
+    Args:
+        per_clip: (clips, ...) contributions that add up; for a mean use columns (value, 1).
+        statistic: Maps the sum over clips to the number of interest.
+        rng: Source of the draws.
+        draws: Number of resamples.
+        level: Coverage of the interval.
+    """
+    clips = len(per_clip)
+    counts = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
+    values = np.array([statistic(np.tensordot(count, per_clip, 1)) for count in counts])
+    low, high = (
+        np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]) if np.isfinite(values).any() else (np.nan,) * 2
+    )
+    return Estimate(float(statistic(per_clip.sum(0))), float(low), float(high))
+
+
+def bootstrap_mean(values: Sequence[float], *, rng: np.random.Generator, draws: int = 1000) -> Estimate:
+    """Mean of one number a clip, with its interval; NaNs are left out."""
+    column = np.asarray(values, np.float64)
+    column = column[np.isfinite(column)]
+    if not column.size:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    return bootstrap(
+        np.stack([column, np.ones_like(column)], 1), lambda total: float(total[0] / total[1]), rng=rng, draws=draws
+    )
+
+
+def silence_share(output: np.ndarray, closed: np.ndarray, full: np.ndarray) -> float:
+    """Mean opening with silent audio above the closed mouth, as a share of the full range.
+
+    Args:
+        output: Opening (T,) read from the silent dub.
+        closed: Opening (T,) read from the exact reference of silence.
+        full: True opening (T,) of the spoken reference; its largest value above its own closed mouth is the range.
+    """
+    span = float(np.max(full) - np.min(full))
+    return float(np.mean(output) - np.mean(closed)) / max(span, 1e-6)
