@@ -1,0 +1,115 @@
+"""The incoming folder: files at rest become shards, each file once.
+
+The ledger is one small JSON file for each shard, written atomically. It lists the files by name, size and
+modification time, so that a file which is replaced by other bytes is taken in again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xdub_platform.partitions import HELDOUT_PREFIX
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts"})
+OCCLUDER_SUFFIX = ".occluder.mp4"
+
+
+@dataclass(frozen=True)
+class IncomingFile:
+    """One video as it lay in the incoming folder."""
+
+    name: str
+    size: int
+    modified_ns: int
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+class ShardLedger:
+    """Which files make which shard.
+
+    Args:
+        folder: Where the ledger's files lie, one for each shard.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def shards(self) -> list[str]:
+        """Names of all shards, sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def files(self, shard: str) -> list[IncomingFile]:
+        """Files of one shard, sorted by name."""
+        return [IncomingFile(**row) for row in json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))]
+
+    def take(self, incoming: Path, clips_per_shard: int, rest_seconds: float = 0.0) -> list[str]:
+        """Groups new files at rest into shards and returns the new shards' names.
+
+        Args:
+            incoming: Folder that footage is dropped into.
+            clips_per_shard: Most videos in one shard.
+            rest_seconds: A file is at rest when it was not written to for this long.
+        """
+        known = {file for shard in self.shards() for file in self.files(shard)}
+        fresh = [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
+        taken = []
+        for prefix, heldout in (("shard-", False), (HELDOUT_PREFIX, True)):
+            group = [file for file in fresh if (declared_split(incoming / file.name) == "heldout") == heldout]
+            for batch in _batches(group, clips_per_shard):
+                shard = f"{prefix}{self._next_index(prefix):05d}"
+                write_json(self.folder / f"{shard}.json", [asdict(file) for file in batch])
+                taken.append(shard)
+        return taken
+
+    def _next_index(self, prefix: str) -> int:
+        return max((int(name.removeprefix(prefix)) for name in self.shards() if name.startswith(prefix)), default=-1) + 1
+
+
+def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:
+    """Videos in `incoming` that nobody is writing, sorted by name."""
+    if not incoming.is_dir():
+        return []
+    latest = time.time_ns() - int(rest_seconds * 1e9)
+    return sorted(
+        (file for file in _videos(incoming) if file.modified_ns <= latest),
+        key=lambda file: file.name,
+    )
+
+
+def _videos(incoming: Path) -> Iterator[IncomingFile]:
+    for path in incoming.iterdir():
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES and not path.name.endswith(OCCLUDER_SUFFIX)
+        if is_video and path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+            stat = path.stat()
+            yield IncomingFile(path.name, stat.st_size, stat.st_mtime_ns)
+
+
+def members_of(video: Path) -> list[Path]:
+    """A video and the files that belong to it: sound, sidecar, occluder mask."""
+    beside = (video.with_suffix(".wav"), video.with_suffix(".json"), video.with_name(video.stem + OCCLUDER_SUFFIX))
+    return [video, *(path for path in beside if path.is_file() and path != video)]
+
+
+def declared_split(video: Path) -> str:
+    """The split that a video's sidecar declares; `train` where it says nothing or cannot be read."""
+    try:
+        sidecar = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "train"
+    return str(sidecar.get("split", "train")) if isinstance(sidecar, dict) else "train"
+
+
+def _batches(files: list[IncomingFile], size: int) -> Iterable[list[IncomingFile]]:
+    return (files[start : start + size] for start in range(0, len(files), size))

@@ -1,0 +1,1 @@
+"""Resources that the assets use: data registry, experiment tracking, quality gates, workers."""

@@ -1,0 +1,196 @@
+"""The data registry: a git + DVC repository of its own under the state root.
+
+A dataset (a shard's clips, a shard x variant of pairs, a model) is one directory with one ``.dvc`` pointer
+beside it. The pointer is the commit point: it is removed before the directory is replaced and written last,
+so that a dataset without a pointer does not exist. Its hash is the one identity of the dataset: Dagster's
+data version, MLflow's dataset digest, what gates and model cards name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from xdub_platform.incoming import write_json
+
+log = logging.getLogger(__name__)
+
+GIT_IDENTITY = ("-c", "user.name=xdub", "-c", "user.email=xdub@localhost")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A committed directory of the registry."""
+
+    name: str
+    path: Path
+    version: str
+    size: int
+    n_files: int
+
+
+class DvcStore(dg.ConfigurableResource):
+    """Adds, finds and publishes datasets.
+
+    Args:
+        root: The registry's folder.
+        remote_url: A DVC remote (folder or ``s3://``); empty keeps only the local cache.
+        s3_endpoint: Endpoint of an S3-compatible server; empty means AWS.
+
+    Example:
+        >>> store = DvcStore(root="/data/.xdub/embedded/registry")
+        >>> store.put("clips/shard-00000", Path("/data/.xdub/embedded/work/new")).version
+        'md5:8f8f....dir'
+    """
+
+    root: str
+    remote_url: str = ""
+    s3_endpoint: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The registry as a path."""
+        return Path(self.root)
+
+    def path(self, name: str) -> Path:
+        """Where the dataset `name` lies, committed or not."""
+        return self.folder / "data" / name
+
+    def get(self, name: str) -> Dataset | None:
+        """The committed dataset, or None."""
+        pointer = self._pointer(name)
+        try:
+            out = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]
+        except FileNotFoundError:
+            return None
+        return Dataset(name, self.path(name), f"md5:{out['md5']}", int(out.get("size", 0)), int(out.get("nfiles", 1)))
+
+    def names(self, prefix: str) -> list[str]:
+        """Committed datasets under `prefix`, sorted: ``names("clips")``."""
+        base = self.folder / "data"
+        return sorted(str(path.relative_to(base))[: -len(".dvc")] for path in (base / prefix).rglob("*.dvc"))
+
+    def put(self, name: str, source: Path) -> Dataset:
+        """Commits the directory `source` as the dataset `name`; `source` is moved.
+
+        Args:
+            name: Asset and partition, such as ``companion_pairs/shard-00000/relit``.
+            source: A finished directory on the registry's file system.
+
+        Raises:
+            FileNotFoundError: `source` is missing or empty.
+        """
+        if not source.is_dir() or not any(source.iterdir()):
+            raise FileNotFoundError(f"{source} holds nothing to commit as {name}")
+        with self._locked():
+            self._ensure()
+            target, pointer = self.path(name), self._pointer(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            pointer.unlink(missing_ok=True)
+            if target.exists():
+                discarded = self.folder / ".trash" / uuid.uuid4().hex
+                discarded.parent.mkdir(exist_ok=True)
+                target.rename(discarded)
+                shutil.rmtree(discarded)
+            source.rename(target)
+            self._add(target)
+        dataset = self.get(name)
+        assert dataset is not None, f"DVC wrote no pointer for {target}"
+        log.info("committed %s as %s", name, dataset.version)
+        return dataset
+
+    def record(self, name: str, kind: str, value: dict[str, Any]) -> None:
+        """Writes a small record about the present version of `name` beside the data (gate results, model card)."""
+        dataset = self.get(name)
+        if dataset is None:
+            raise FileNotFoundError(f"no dataset {name} in {self.folder}")
+        write_json(self._record_path(name, kind), {"version": dataset.version, **value})
+
+    def recorded(self, name: str, kind: str) -> dict[str, Any] | None:
+        """What `record` wrote, if it speaks of the version that is there now; else None."""
+        dataset, path = self.get(name), self._record_path(name, kind)
+        if dataset is None or not path.is_file():
+            return None
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return value if value.get("version") == dataset.version else None
+
+    def publish(self, tag: str, message: str) -> str:
+        """Commits every pointer and record in the registry's git and tags it; returns the commit."""
+        with self._locked():
+            self._ensure()
+            self._git("add", "--all", ".")
+            if self._git("status", "--porcelain"):
+                self._git(*GIT_IDENTITY, "commit", "--quiet", "--message", message)
+            self._git(*GIT_IDENTITY, "tag", "--force", "--annotate", tag, "--message", message)
+            if self.remote_url:
+                self._push()
+            return self._git("rev-parse", "HEAD")
+
+    def _pointer(self, name: str) -> Path:
+        path = self.path(name)
+        return path.with_name(f"{path.name}.dvc")
+
+    def _record_path(self, name: str, kind: str) -> Path:
+        return self.folder / "records" / name / f"{kind}.json"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder.parent / f".{self.folder.name}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _ensure(self) -> None:
+        """Creates the repository at first use."""
+        if (self.folder / ".dvc" / "config").is_file():
+            return
+        from dvc.repo import Repo
+
+        if not (self.folder / ".git").is_dir():
+            self._git("init", "--quiet", "--initial-branch=main")
+        repo = Repo.init(str(self.folder), force=True)
+        try:
+            with repo.config.edit() as config:
+                config["cache"]["type"] = ["reflink", "hardlink", "symlink"]
+                config["core"]["analytics"] = False
+                config["core"]["autostage"] = False
+                config["core"]["check_update"] = False
+                if self.remote_url:
+                    remote = {"url": self.remote_url}
+                    if self.s3_endpoint:
+                        remote["endpointurl"] = self.s3_endpoint
+                    config["remote"]["store"] = remote
+                    config["core"]["remote"] = "store"
+        finally:
+            repo.close()
+        (self.folder / ".gitignore").write_text(".trash/\n*.part\n", encoding="utf-8")
+
+    def _add(self, target: Path) -> None:
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            repo.add(str(target))
+
+    def _push(self) -> None:
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            repo.push()
+
+    def _git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"git {' '.join(arguments)} in {self.folder}: {done.stderr.strip()}")
+        return done.stdout.strip()

@@ -1,0 +1,269 @@
+"""Everything a run can be told: profiles, numbers, places.
+
+`load_settings` resolves, in rising priority, the model defaults, the profile and ``XDUB_*`` environment
+variables (nested with a double underscore: ``XDUB_PHASES__EDITOR__STEPS=50``). Budgets count steps, never
+seconds, so that results repeat.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from model_code.config import (
+    BenchmarkConfig,
+    Config,
+    CorpusConfig,
+    FlowConfig,
+    LoraConfig,
+    MediaConfig,
+    PairsConfig,
+    PhaseConfig,
+    TransformerConfig,
+)
+from model_code.errors import InputError
+
+Profile = Literal["embedded", "embedded-full", "workstation", "cluster"]
+
+
+class StoreSettings(Config):
+    """Where finished bytes are kept beside the state root."""
+
+    url: str | None = Field(None, description="DVC remote: a folder or s3://bucket/prefix; None keeps the local cache only.")
+    s3_endpoint: str | None = Field(None, description="Endpoint of an S3-compatible server; None means AWS.")
+
+
+class DatabaseSettings(Config):
+    """Dagster's and MLflow's database."""
+
+    url: str | None = Field(None, description="postgresql://user:password@host/name; None means sqlite files in the state root.")
+
+
+class MlflowSettings(Config):
+    """Experiment tracking and the model registry."""
+
+    tracking_uri: str | None = Field(None, description="MLflow server; None means sqlite in the state root.")
+    experiment: str = Field("xdub", description="Experiment that all runs belong to.")
+    model_name: str = Field("xdub-dubber", description="Registered model that serving follows.")
+
+
+class ProcessSettings(Config):
+    """How workers are started."""
+
+    threads: int = Field(1, ge=1, description="OMP threads of a worker; one thread each beats two under contention.")
+    parallel_runs: int = Field(2, ge=1, description="Independent runs the planner keeps going at once.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
+
+
+class SyncNetConfig(Config):
+    """The chain's own SyncNet: the lip expert's teacher and the sync score."""
+
+    seed: int = 0
+    steps: int = Field(400, description="Optimiser steps.")
+    min_accuracy: float = Field(0.85, description="In-vs-off accuracy below which the gate fails.")
+
+
+class IdentityConfig(Config):
+    """The chain's own identity encoder: pair filter and texture loss."""
+
+    seed: int = 0
+    steps: int = Field(300, description="Optimiser steps.")
+
+
+class GateSettings(Config):
+    """What a whole shard must satisfy; a pair's own thresholds are in `PairsConfig.filters`."""
+
+    min_clips: int = Field(1, description="Accepted clips a shard needs.")
+    max_quarantined: float = Field(0.5, description="Largest share of a shard's files in quarantine.")
+    min_accepted: float = Field(0.1, description="Smallest share of a partition's pairs that pass the filters.")
+
+
+class PhasesSettings(Config):
+    """The training phases; shifts 5.0 / 1.5 / 0.2 are the paper's."""
+
+    generator: PhaseConfig = PhaseConfig(phase="generator", steps=300)
+    editor: PhaseConfig = PhaseConfig(phase="editor", steps=300)
+    lip: PhaseConfig = PhaseConfig(phase="lip", steps=60, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig())
+    texture: PhaseConfig = PhaseConfig(
+        phase="texture",
+        steps=60,
+        shift=0.2,
+        learning_rate=2e-4,
+        identity_weight=0.05,
+        perceptual_weight=0.05,
+        silence_probability=0.5,
+        lora=LoraConfig(),
+    )
+
+
+FULL_SCALE_MEDIA = {"crop_size": 512}
+FULL_SCALE_TRANSFORMER = {
+    "dim": 3072,
+    "num_layers": 30,
+    "num_heads": 24,
+    "ffn_dim": 14336,
+    "freq_dim": 256,
+    "text_dim": 4096,
+    "audio_dim": 2048,
+    "audio_window": 8,
+    "audio_inner_dim": 1536,
+    "audio_heads": 24,
+    "audio_layers": 4,
+}
+FULL_SCALE_FLOW = {"prediction": "v", "sampling_steps": 50, "sampling_shift": 5.0, "reference_guidance": 2.5}
+
+
+def _full_phase(phase: str, steps: int, batch_size: int, learning_rate: float, frames: int, **more: Any) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "clip_frames": frames,
+        **more,
+    }
+
+
+FULL_SCALE_PHASES = {
+    "generator": _full_phase("generator", 15_000, 256, 1e-5, 25),
+    "editor": _full_phase("editor", 4_000, 256, 1e-5, 77),
+    "lip": _full_phase("lip", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
+    "texture": _full_phase("texture", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
+}
+
+PROFILES: dict[Profile, dict[str, Any]] = {
+    "embedded": {},
+    "embedded-full": {
+        "corpus": {"training_heads": 48, "heldout_heads": 12, "clips_per_head": 4},
+        "syncnet": {"steps": 1000},
+        "identity": {"steps": 800},
+        "pairs": {"clip_fraction": 0.8, "rendered_per_shard": 48},
+        "phases": {"generator": {"steps": 1500}, "editor": {"steps": 2000}, "lip": {"steps": 200}, "texture": {"steps": 200}},
+        "benchmark": {"cases": 24},
+    },
+    "workstation": {
+        "media": {"crop_size": 256},
+        "processes": {"device": "cuda", "threads": 4},
+        "clips_per_shard": 500,
+        "phases": {"generator": {"steps": 8000, "batch_size": 32}, "editor": {"steps": 8000, "batch_size": 32}},
+    },
+    "cluster": {
+        "media": FULL_SCALE_MEDIA,
+        "transformer": FULL_SCALE_TRANSFORMER,
+        "flow": FULL_SCALE_FLOW,
+        "phases": FULL_SCALE_PHASES,
+        "processes": {"device": "cuda", "threads": 8, "parallel_runs": 8},
+        "clips_per_shard": 2000,
+    },
+}
+
+
+class ProfileSource(PydanticBaseSettingsSource):
+    """Values of the chosen profile, below the environment and above the defaults."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Unused by `__call__`; the base class asks for it."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The profile's values, to be merged field by field."""
+        profile = self.current_state.get("profile", "embedded")
+        return dict(PROFILES.get(profile, {}))
+
+
+class Settings(BaseSettings):
+    """Resolved settings of one state root."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="XDUB_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    profile: Profile = Field("embedded", description="Which set of numbers to start from.")
+    state_root: Path = Field(Path(), description="Everything that runs write; default .xdub/<profile>.")
+    seed: int = Field(0, description="Seed of the whole chain; phases add their own.")
+    clips_per_shard: int = Field(48, ge=1, description="Incoming files that make one shard.")
+    media: MediaConfig = MediaConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    flow: FlowConfig = FlowConfig()
+    syncnet: SyncNetConfig = SyncNetConfig()
+    identity: IdentityConfig = IdentityConfig()
+    phases: PhasesSettings = PhasesSettings()
+    pairs: PairsConfig = PairsConfig()
+    variants: tuple[str, ...] = Field(("generated", "relit", "rendered"), description="Companion variants that are made.")
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    gates: GateSettings = GateSettings()
+    processes: ProcessSettings = ProcessSettings()
+    store: StoreSettings = StoreSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over profile over defaults."""
+        return init_settings, env_settings, ProfileSource(settings_cls)
+
+    def model_post_init(self, context: Any) -> None:
+        """Fills in and absolutises the state root."""
+        root = self.state_root if self.state_root != Path() else Path(".xdub") / self.profile
+        object.__setattr__(self, "state_root", root.expanduser().absolute())
+
+    def path(self, *parts: str) -> Path:
+        """A place under the state root."""
+        return self.state_root.joinpath(*parts)
+
+    @property
+    def incoming(self) -> Path:
+        """Where footage is dropped."""
+        return self.path("incoming")
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's tracking address."""
+        if self.mlflow.tracking_uri:
+            return self.mlflow.tracking_uri
+        return self.database.url or f"sqlite:///{self.path('mlflow', 'mlflow.db')}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Resolves the settings of this process.
+
+    Args:
+        **overrides: Top-level fields that win over environment and profile.
+
+    Raises:
+        InputError: A value is unknown or out of range; the message names it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "__".join(str(part) for part in first["loc"]).upper()
+        remedy = "see `xdub doctor` for the settings in force; environment variables start with XDUB_"
+        raise InputError(f"setting {name}={first.get('input')!r}: {first['msg']}", remedy) from error
+
+
+KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_CI", "XDUB_DEV"})
+
+
+def unknown_environment() -> list[str]:
+    """XDUB_* variables that name no setting: most likely misspelt."""
+    fields = {name.upper() for name in Settings.model_fields}
+    names = (name for name in os.environ if name.startswith("XDUB_") and name not in KNOWN_ENVIRONMENT)
+    return sorted(name for name in names if name.removeprefix("XDUB_").split("__")[0] not in fields)
