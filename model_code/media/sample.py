@@ -1,0 +1,110 @@
+"""One clip of the `clips` asset: what training sees of a user's footage."""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_code.media.shards import Shard
+from model_code.media.video import from_mp4_bytes, to_mp4_bytes
+
+#: x264 rate of stored crops: high, in full colour resolution, because they are trained on.
+CROP_CRF = 10
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """A tracked, cropped, normalised clip.
+
+    Attributes:
+        clip_id: Unique, the sample's key in its shard.
+        row: The clip row of the manifest (JSON types only).
+        frames: (T, S, S, 3) uint8 face crops.
+        landmarks: (T, 68, 2) float32 in pixels of the crop.
+        confidence: (T,) float32 0..1, the landmarker's.
+        audio: (N,) float32 mono; sample 0 is the start of frame 0, about T / fps seconds long.
+        boxes: (T, 4) float32 x0, y0, x1, y1 of the crop in pixels of the raw frame.
+        occluder: (T, S, S) bool, True where something stands before the face; None if nothing was given.
+    """
+
+    clip_id: str
+    row: dict[str, Any]
+    frames: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    audio: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    occluder: NDArray[np.bool_] | None = None
+
+    def to_members(self) -> dict[str, bytes]:
+        """Bytes by extension, for `ShardWriter.add`."""
+        members = {
+            "crop.mp4": to_mp4_bytes(
+                self.frames, int(self.row.get("fps", 25)), crf=CROP_CRF, pix_fmt="yuv444p", preset="fast"
+            ),
+            "audio.wav": wav_bytes(self.audio, int(self.row.get("sample_rate", 16_000))),
+            "landmarks.npy": _npy(self.landmarks.astype(np.float32)),
+            "confidence.npy": _npy(self.confidence.astype(np.float32)),
+            "boxes.npy": _npy(self.boxes.astype(np.float32)),
+            "row.json": json.dumps(self.row, sort_keys=True, ensure_ascii=False).encode(),
+        }
+        if self.occluder is not None:
+            members["occluder.npy"] = _npy(np.packbits(self.occluder, axis=-1))
+        return members
+
+    @classmethod
+    def from_members(cls, clip_id: str, members: Mapping[str, bytes]) -> ClipSample:
+        """The inverse of `to_members` (frames as x264 left them)."""
+        frames = from_mp4_bytes(members["crop.mp4"])
+        occluder = None
+        if "occluder.npy" in members:
+            occluder = np.unpackbits(_load(members["occluder.npy"]), axis=-1, count=frames.shape[2]).astype(bool)
+        return cls(
+            clip_id,
+            json.loads(members["row.json"]),
+            frames,
+            _load(members["landmarks.npy"]),
+            _load(members["confidence.npy"]),
+            wav_samples(members["audio.wav"]),
+            _load(members["boxes.npy"]),
+            occluder,
+        )
+
+
+def read_sample(shard: Shard, clip_id: str) -> ClipSample:
+    """Decodes one clip of a shard."""
+    return ClipSample.from_members(clip_id, shard.read(clip_id))
+
+
+def wav_bytes(samples: NDArray[np.float32], sample_rate: int = 16_000) -> bytes:
+    """Mono float samples in [-1, 1] as a 16-bit wav."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def wav_samples(data: bytes) -> NDArray[np.float32]:
+    """The inverse of `wav_bytes`."""
+    with wave.open(io.BytesIO(data)) as file:
+        return (np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32767).astype(np.float32)
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _load(data: bytes) -> NDArray[Any]:
+    return np.load(io.BytesIO(data), allow_pickle=False)

@@ -1,0 +1,381 @@
+"""Reading and writing video and sound files at the chain's rates (25 frames, 16,000 samples a second).
+
+Reading streams: a frame is decoded when it is asked for. Frames of any rate are brought to the asked rate by their
+timestamps, turned upright, given square pixels and even sides. Writing is deterministic: same frames, same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from numpy.typing import NDArray
+
+from model_code.config import MediaConfig
+from model_code.errors import InputError
+from model_code.media.probe import Source, check_limits, max_frames, open_media, source_name
+from model_code.media.yuv import YuvFrame, from_av
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A whole video in memory.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 red, green, blue.
+        fps: Frames per second.
+        audio: (N,) float32 mono in [-1, 1], or None without sound.
+        sample_rate: Samples per second of `audio`.
+    """
+
+    frames: U8
+    fps: int
+    audio: F32 | None
+    sample_rate: int
+
+
+def stream_video(source: Source, config: MediaConfig | None = None) -> Iterator[YuvFrame]:
+    """Decodes a file's first video stream to upright 4:2:0 frames at `config.fps`, one at a time.
+
+    Raises:
+        InputError: If the file cannot be read, holds no pictures, is cut off, or exceeds the limits.
+    """
+    config = config or MediaConfig()
+    shape: tuple[int, int] | None = None
+    for frame, aspect in _frames_at_rate(source, config):
+        out = _upright(from_av(frame), frame.rotation, aspect)
+        if shape is None:
+            shape = out.y.shape
+        elif out.y.shape != shape:
+            out = _resize(out, shape[1], shape[0])
+        yield out
+
+
+def read_video(source: Source, config: MediaConfig | None = None) -> Video:
+    """Decodes a short video whole: upright RGB frames at `config.fps` and, where it has one, its sound.
+
+    Raises:
+        InputError: As `stream_video`.
+    """
+    config = config or MediaConfig()
+    frames: list[U8] = []
+    for frame, aspect in _frames_at_rate(source, config):
+        rgb = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        height, width = frames[0].shape[:2] if frames else rgb.shape[:2]
+        if not frames and aspect != 1:
+            width = max(1, round(width * float(aspect if frame.rotation % 180 == 0 else 1 / aspect)))
+        if rgb.shape[:2] != (height, width):
+            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        frames.append(np.ascontiguousarray(rgb))
+    audio = None
+    with open_media(source) as container:
+        if container.streams.audio:
+            audio = _decode_audio(container, source_name(source), config, _start(container))
+    return Video(np.stack(frames), config.fps, audio, config.sample_rate)
+
+
+def read_audio(source: Source, config: MediaConfig | None = None) -> F32:
+    """Decodes a file's first sound stream to mono float32 at `config.sample_rate`.
+
+    Beside pictures, sample 0 is the moment of the first picture.
+
+    Raises:
+        InputError: If the file cannot be read, has no sound, or exceeds the limits.
+    """
+    config = config or MediaConfig()
+    name = source_name(source)
+    with open_media(source) as container:
+        info = check_limits(container, name, config)
+        if not info.has_audio:
+            raise InputError(f"{name} has no sound", "give a file with a sound stream")
+        samples = _decode_audio(container, name, config, _start(container) if info.has_video else None)
+    if len(samples) == 0:
+        raise InputError(f"{name} holds 0 s of sound", "give a file with sound in it")
+    return samples
+
+
+def write_video(
+    target: str | Path | io.BytesIO,
+    frames: Iterable[U8] | Iterable[YuvFrame],
+    fps: int = 25,
+    audio: F32 | None = None,
+    *,
+    sample_rate: int = 16_000,
+    crf: int = 18,
+    pix_fmt: str = "yuv420p",
+    preset: str = "veryfast",
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Encodes frames (H.264) and sound (AAC) to mp4; one thread and no dates, so the same input gives the same bytes.
+
+    Args:
+        target: A path, written beside and renamed when complete, or a buffer.
+        frames: RGB (H, W, 3) uint8 arrays or `YuvFrame`s, all of one size; odd sides gain a repeated row or column
+            where `pix_fmt` has half-size chroma.
+        fps: Frames per second.
+        audio: (N,) float32 mono in [-1, 1].
+        sample_rate: Of `audio`.
+        crf: x264's constant rate factor, 0 (lossless) to 51.
+        pix_fmt: yuv420p for players, yuv444p for crops that are decoded again.
+        preset: x264's preset.
+        metadata: Container tags such as `comment`.
+
+    Returns:
+        The number of frames written.
+
+    Raises:
+        ValueError: If there are no frames.
+    """
+    if isinstance(target, io.BytesIO):
+        with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            return _encode(container, frames, fps, audio, sample_rate, crf, pix_fmt, preset, metadata)
+    path = Path(target)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        options = {"fflags": "+bitexact", "movflags": "+faststart"}
+        with av.open(str(partial.resolve()), "w", format="mp4", options=options) as container:
+            count = _encode(container, frames, fps, audio, sample_rate, crf, pix_fmt, preset, metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def to_mp4_bytes(frames: Iterable[U8], fps: int = 25, audio: F32 | None = None, **options: Any) -> bytes:
+    """`write_video` into memory."""
+    buffer = io.BytesIO()
+    write_video(buffer, frames, fps, audio, **options)
+    return buffer.getvalue()
+
+
+def from_mp4_bytes(data: bytes) -> U8:
+    """(T, H, W, 3) frames of a video that `to_mp4_bytes` wrote."""
+    return read_video(data).frames
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _frames_at_rate(source: Source, config: MediaConfig) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    """Frames and the shape of their pixels. Frame n is the one whose time is nearest to n / fps among those shown there; gaps repeat the last frame."""
+    name = source_name(source)
+    with open_media(source) as container:
+        info = check_limits(container, name, config)
+        if not info.has_video:
+            raise InputError(f"{name} has no pictures", "give a video file")
+        aspect = _pixel_aspect(container)
+        held: av.VideoFrame | None = None
+        held_at = 0.0
+        emitted = 0
+        end = 0.0
+        for seconds, length, frame in _decode_video(container, name, config):
+            end = max(end, seconds + length)
+            at = seconds * config.fps
+            if held is None:
+                held, held_at = frame, 0.0
+            elif _slot(at) == _slot(held_at):
+                if abs(at - _slot(at)) < abs(held_at - _slot(held_at)):
+                    held, held_at = frame, at
+            elif at > held_at:
+                while emitted < _slot(at):
+                    yield held, aspect
+                    emitted += 1
+                held, held_at = frame, at
+        if held is None:
+            raise InputError(f"{name} holds no picture that can be decoded", "it may be damaged: export it again")
+        _check_complete(container, name, info.duration, end)
+        for _ in range(emitted, max(emitted + 1, _slot(end * config.fps))):
+            yield held, aspect
+
+
+def _slot(at: float) -> int:
+    return int(np.floor(at + 0.5 - 1e-6))
+
+
+def _decode_video(
+    container: InputContainer, name: str, config: MediaConfig
+) -> Iterator[tuple[float, float, av.VideoFrame]]:
+    """Decoded frames with their time since the first and their length, both in seconds."""
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    start: float | None = None
+    usual = float(1 / (stream.average_rate or stream.guessed_rate or config.fps))
+    damaged = count = 0
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            damaged += 1
+            continue
+        for frame in decoded:
+            if max(frame.width, frame.height) > config.max_side:
+                raise InputError(
+                    f"{name} is {frame.width}x{frame.height}, sides over {config.max_side} px",
+                    f"scale it to {config.max_side} px or less",
+                )
+            count += 1
+            seconds = float(frame.time) if frame.time is not None else (start or 0.0) + (count - 1) * usual
+            start = seconds if start is None else start
+            if seconds - start > config.max_seconds or count > max_frames(config):
+                raise InputError(f"{name} lasts more than {config.max_seconds:.0f} s", "cut it into shorter files")
+            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
+            yield seconds - start, min(length, 1.0), frame
+    if damaged > 2 + count // 10:
+        raise InputError(f"{name} is damaged: {damaged} packets cannot be decoded", "export it again")
+
+
+def _check_complete(container: InputContainer, name: str, duration: float | None, end: float) -> None:
+    stream = container.streams.video[0]
+    if stream.duration and stream.time_base:
+        duration = float(stream.duration * stream.time_base)
+    if duration is not None and end < 0.8 * duration - 0.5:
+        raise InputError(f"{name} is cut off: {end:.1f} s of its {duration:.1f} s can be decoded", "copy or export it again")
+
+
+def _start(container: InputContainer) -> float | None:
+    if not container.streams.video:
+        return None
+    stream = container.streams.video[0]
+    return float(stream.start_time * stream.time_base) if stream.start_time is not None and stream.time_base else None
+
+
+def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> F32:
+    """All sound as mono float32, sample 0 at `start` seconds of the file's clock (None: at its own first sample)."""
+    stream = container.streams.audio[0]
+    stream.codec_context.thread_count = 1
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)
+    first: float | None = None
+    chunks: list[F32] = []
+    total = 0
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            continue
+        for frame in decoded:
+            first = frame.time if first is None else first
+            for part in resampler.resample(frame):
+                chunks.append(part.to_ndarray().reshape(-1).astype(np.float32))
+                total += len(chunks[-1])
+        if total > config.max_seconds * config.sample_rate:
+            raise InputError(f"{name} has more than {config.max_seconds:.0f} s of sound", "cut it into shorter files")
+    if chunks:
+        chunks += [part.to_ndarray().reshape(-1).astype(np.float32) for part in resampler.resample(None)]
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    lag = round(((first or 0.0) - start) * config.sample_rate) if start is not None and chunks else 0
+    lag = min(lag, round(config.max_seconds * config.sample_rate))
+    samples = np.pad(samples, (lag, 0)) if lag > 0 else samples[-lag:]
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def _pixel_aspect(container: InputContainer) -> Fraction:
+    """Width of a coded pixel over its height (1 where the file does not say)."""
+    aspect = container.streams.video[0].sample_aspect_ratio
+    return Fraction(aspect) if aspect and Fraction(1, 4) <= Fraction(aspect) <= 4 else Fraction(1)
+
+
+def _upright(frame: YuvFrame, rotation: int, aspect: Fraction) -> YuvFrame:
+    """Turns a frame counter-clockwise by its rotation (a multiple of 90 degrees), squares its pixels, evens its sides."""
+    turns = rotation // 90
+    planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in frame.planes()]
+    if turns % 2:
+        aspect = 1 / aspect
+    height, width = planes[0].shape
+    even = (height + height % 2, width + width % 2)
+    sides = [even, (even[0] // 2, even[1] // 2), (even[0] // 2, even[1] // 2)]
+    padded = [
+        np.pad(plane, ((0, h - plane.shape[0]), (0, w - plane.shape[1])), mode="edge") if plane.shape != (h, w) else plane
+        for plane, (h, w) in zip(planes, sides, strict=True)
+    ]
+    out = YuvFrame(padded[0], padded[1], padded[2], frame.space, frame.full_range)
+    square = round(even[1] * float(aspect) / 2) * 2
+    return out if square == even[1] else _resize(out, square, even[0])
+
+
+def _resize(frame: YuvFrame, width: int, height: int) -> YuvFrame:
+    def scale(plane: U8, w: int, h: int) -> U8:
+        method = cv2.INTER_AREA if w < plane.shape[1] else cv2.INTER_LINEAR
+        return cv2.resize(plane, (w, h), interpolation=method).astype(np.uint8, copy=False)
+
+    u, v = (scale(plane, width // 2, height // 2) for plane in (frame.u, frame.v))
+    return YuvFrame(scale(frame.y, width, height), u, v, frame.space, frame.full_range)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _encode(
+    container: OutputContainer,
+    frames: Iterable[U8] | Iterable[YuvFrame],
+    fps: int,
+    audio: F32 | None,
+    sample_rate: int,
+    crf: int,
+    pix_fmt: str,
+    preset: str,
+    metadata: Mapping[str, str] | None,
+) -> int:
+    container.metadata.update(metadata or {})
+    stream: Any = None
+    sound: Any = None
+    count = 0
+    for item in frames:
+        frame = _to_av(item, pix_fmt)
+        if stream is None:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset})
+            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pix_fmt
+            context = stream.codec_context
+            context.thread_count = 1
+            context.flags |= av.codec.context.Flags.bitexact
+            context.colorspace, context.color_range = int(frame.colorspace), int(frame.color_range)
+            context.time_base = Fraction(1, fps)
+            if audio is not None:
+                sound = container.add_stream("aac", rate=sample_rate, layout="mono")
+                sound.bit_rate = 96_000
+                sound.codec_context.flags |= av.codec.context.Flags.bitexact
+        frame.pts, frame.time_base = count, Fraction(1, fps)
+        for packet in stream.encode(frame):
+            container.mux(packet)
+        count += 1
+    if stream is None:
+        raise ValueError("write_video needs at least one frame")
+    for packet in stream.encode(None):
+        container.mux(packet)
+    if sound is not None and audio is not None:
+        _encode_audio(container, sound, audio, sample_rate)
+    return count
+
+
+def _encode_audio(container: OutputContainer, stream: Any, audio: F32, sample_rate: int) -> None:
+    for start in range(0, len(audio), 1024):
+        chunk = np.ascontiguousarray(audio[start : start + 1024], np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
+        for packet in stream.encode(frame):
+            container.mux(packet)
+    for packet in stream.encode(None):
+        container.mux(packet)
+
+
+def _to_av(item: U8 | YuvFrame, pix_fmt: str) -> av.VideoFrame:
+    if isinstance(item, YuvFrame):
+        return item.to_av()
+    rgb = np.ascontiguousarray(item)
+    if pix_fmt == "yuv420p" and (rgb.shape[0] % 2 or rgb.shape[1] % 2):
+        rgb = np.pad(rgb, ((0, rgb.shape[0] % 2), (0, rgb.shape[1] % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    frame = frame.reformat(format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+    frame.colorspace, frame.color_range = 1, 1
+    return frame
