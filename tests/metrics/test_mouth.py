@@ -1,0 +1,124 @@
+"""Mouth measures on constructed curves with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_code.metrics.mouth import (
+    bootstrap,
+    bootstrap_mean,
+    correlation,
+    leak,
+    mouth_correlation,
+    silence_share,
+    sum_moments,
+    wrong_audio_moments,
+)
+
+
+def _signals(count: int, length: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((length, 3)) for _ in range(count)]
+
+
+def test_identical_curves_correlate_fully_and_negated_ones_against() -> None:
+    references = _signals(3, 50)
+    np.testing.assert_allclose(mouth_correlation(references, references), 1)
+    np.testing.assert_allclose(mouth_correlation([-r for r in references], references), -1)
+
+
+def test_a_heads_resting_mouth_does_not_count() -> None:
+    references = _signals(4, 40)
+    shifted = [reference + 10 * i for i, reference in enumerate(references)]
+    np.testing.assert_allclose(mouth_correlation(shifted, references), 1)
+
+
+def test_pooled_correlation_is_that_of_the_concatenated_centred_curves() -> None:
+    references, outputs = _signals(3, 60, 1), _signals(3, 60, 2)
+    a = np.concatenate([c - c.mean(0) for c in references])
+    b = np.concatenate([c - c.mean(0) for c in outputs])
+    expected = [np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(3)]
+    np.testing.assert_allclose(mouth_correlation(outputs, references), expected)
+
+
+@given(st.floats(0.05, 3), st.floats(0.05, 3))
+def test_known_mixture_has_known_correlation(signal: float, noise: float) -> None:
+    t = np.arange(400) * 2 * np.pi / 100
+    reference, other = np.tile(np.sin(t)[:, None], 3), np.tile(np.sin(2 * t)[:, None], 3)
+    value = mouth_correlation([signal * reference + noise * other], [reference])
+    np.testing.assert_allclose(value, signal / np.hypot(signal, noise), rtol=1e-9)
+
+
+def test_leak_is_zero_for_a_faithful_dub_and_one_for_a_copy() -> None:
+    references, inputs, noise = _signals(20, 400, 3), _signals(20, 400, 4), _signals(20, 400, 5)
+    faithful = [reference + 0.5 * n for reference, n in zip(references, noise, strict=True)]
+    assert np.abs(leak(faithful, inputs, references)).max() < 0.05
+    np.testing.assert_allclose(leak(inputs, inputs, references), 1)
+
+
+def test_leak_of_a_known_mixture() -> None:
+    t = np.arange(500) * 2 * np.pi / 100
+    reference, source, noise = (np.tile(np.sin(k * t)[:, None], 3) for k in (1, 2, 3))
+    # given the reference only 0.3 source + 0.4 noise is left: partial correlation 0.3 / 0.5
+    output = reference + 0.3 * source + 0.4 * noise
+    np.testing.assert_allclose(leak([output], [source], [reference]), 0.6, rtol=1e-9)
+
+
+def test_leak_does_not_blame_an_input_that_says_the_same() -> None:
+    rng = np.random.default_rng(6)
+    reference = rng.standard_normal((20000, 3))
+    source = 0.8 * reference + 0.6 * rng.standard_normal(reference.shape)
+    output = reference + 0.5 * rng.standard_normal(reference.shape)
+    assert mouth_correlation([output], [source]).min() > 0.6
+    assert np.abs(leak([output], [source], [reference])).max() < 0.03
+
+
+def test_wrong_audio_control_is_near_zero_and_sees_a_constant_tune() -> None:
+    references = _signals(10, 200, 7)
+    assert np.abs(correlation(wrong_audio_moments(references, references).sum(0))).max() < 0.05
+    same = [references[0]] * 4
+    np.testing.assert_allclose(correlation(wrong_audio_moments(same, same).sum(0)), 1)
+    with pytest.raises(ValueError, match="two clips"):
+        wrong_audio_moments(references[:1], references[:1])
+
+
+def test_lengths_are_cut_to_the_shortest() -> None:
+    reference = _signals(1, 80)[0]
+    np.testing.assert_allclose(mouth_correlation([reference[:60]], [reference]), 1)
+
+
+def test_bootstrap_interval_of_a_mean_matches_the_normal_one() -> None:
+    values = np.random.default_rng(8).normal(3.0, 2.0, 400)
+    estimate = bootstrap_mean(list(values), rng=np.random.default_rng(0), draws=4000)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert estimate.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_bootstrap_repeats_and_does_not_move_for_equal_clips() -> None:
+    references, outputs = _signals(6, 50, 9), _signals(6, 50, 10)
+    per_clip = sum_moments(outputs, references)
+
+    def opening(total: np.ndarray) -> float:
+        return float(correlation(total)[0])
+
+    first = bootstrap(per_clip, opening, rng=np.random.default_rng(1))
+    assert first == bootstrap(per_clip, opening, rng=np.random.default_rng(1))
+    assert first.low <= first.value <= first.high
+    equal = bootstrap(np.repeat(per_clip[:1], 5, 0), opening, rng=np.random.default_rng(1))
+    assert equal.low == pytest.approx(equal.high)
+
+
+def test_bootstrap_mean_leaves_out_missing_values() -> None:
+    assert bootstrap_mean([1.0, float("nan"), 3.0], rng=np.random.default_rng(0)).value == 2.0
+    assert np.isnan(bootstrap_mean([float("nan")], rng=np.random.default_rng(0)).value)
+
+
+def test_silence_share() -> None:
+    full = np.linspace(0.1, 0.6, 30)
+    assert silence_share(np.full(10, 0.15), np.full(10, 0.10), full) == pytest.approx(0.1)
+    assert silence_share(np.full(10, 0.10), np.full(10, 0.10), full) == pytest.approx(0.0)
