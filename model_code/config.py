@@ -77,6 +77,10 @@ class TransformerConfig(Config):
     audio_inner_dim: int = 96
     audio_heads: int = 4
     audio_layers: int = 2
+    reference_residual: bool = Field(
+        False,
+        description="Editor: prediction = reference latents + head output, so that copying is the start (x only).",
+    )
 
 
 class FlowConfig(Config):
@@ -86,6 +90,10 @@ class FlowConfig(Config):
         "x",
         description="What the network's last layer means; losses and windows stay in v and t.",
         json_schema_extra=deviation("v", "token width exceeds a tiny model's width; v-prediction then learns far slower"),
+    )
+    velocity_weight_max: float = Field(
+        4.0,
+        description="x-prediction: an error of z0 weighs 1/t^2 in v; this caps it, or small t would drown all others.",
     )
     sampling_steps: int = Field(8, json_schema_extra=deviation("50", "two CPU cores"))
     sampling_shift: float = Field(1.5, json_schema_extra=deviation("unstated; release 5.0", "few steps must reach both experts' windows"))
@@ -118,6 +126,9 @@ class PhaseConfig(Config):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.99
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="Learning rate after the warm-up; cosine ends at a tenth.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
+    image_to_video: float = Field(0.2, description="Base: share of windows that are made from the reference alone, nothing kept.")
     clip_frames: int = Field(25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length"))
     motion_frames: int = Field(5, description="Clean pixel frames at a window's start; 5 frames are 2 latent frames.")
     motion_drop: float = Field(0.5, description="Probability of training without motion frames.")

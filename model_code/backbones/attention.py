@@ -1,0 +1,199 @@
+"""Building blocks of the transformer: rotary positions, attention with width-wide q/k norms, audio projection."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:
+    """(...,) positions -> (..., dim): cosines, then sines, of geometric frequencies; computed in double precision."""
+    half = dim // 2
+    frequency = torch.pow(10000.0, -torch.arange(half, dtype=torch.float64, device=position.device) / half)
+    angle = position.double()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+@lru_cache(maxsize=32)
+def rotary_table(
+    head_dim: int, grid: tuple[int, int, int], shift: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of 3D rotary positions.
+
+    Args:
+        head_dim: Width of a head, split into time, height and width parts (128 -> 44/42/42).
+        grid: Tokens in time, height and width.
+        shift: Added to the height and width positions: the reference stands in shifted space (paper, section 3).
+        device: Where the tables live.
+
+    Returns:
+        Two (tokens,1,head_dim) float32 tables for `rotate`: every angle twice in a row, for interleaved pairs; the
+        sines of even entries are negated.
+    """
+    spatial = 2 * (head_dim // 6)
+    parts = []
+    widths = (head_dim - 2 * spatial, spatial, spatial)
+    for axis, (width, count, start) in enumerate(zip(widths, grid, (0, *shift), strict=True)):
+        frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        angle = torch.outer(torch.arange(start, start + count, dtype=torch.float64), frequency)
+        view = [1, 1, 1, width // 2]
+        view[axis] = count
+        parts.append(angle.reshape(view).expand(*grid, -1))
+    angles = torch.cat(parts, dim=-1).reshape(-1, 1, head_dim // 2).repeat_interleave(2, dim=-1)
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(head_dim // 2)
+    return angles.cos().float().to(device), (angles.sin() * sign).float().to(device)
+
+
+class _Rotate(torch.autograd.Function):
+    """x * cos + swap(x) * sin over interleaved pairs; its transpose is the rotation by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        return x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * cos - grad.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin, None, None
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Applies rotary positions to (B,tokens,heads,head_dim), real-valued."""
+    cos, sin = table
+    return _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the full width (all heads together)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys; self-attention if `context` is None.
+
+    Args:
+        dim: Width.
+        num_heads: Heads.
+        eps: Epsilon of the norms.
+    """
+
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x (B,N,dim), context (B,M,dim) or None, rotary tables for N tokens or None -> (B,N,dim)."""
+        source = x if context is None else context
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
+        k = self.norm_k(self.k(source)).unflatten(-1, (self.num_heads, -1))
+        v = self.v(source).unflatten(-1, (self.num_heads, -1))
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class _GEGLU(nn.Module):
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(_GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class _AudioAttention(nn.Module):
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(dim, dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class _Positions(nn.Module):
+    pe: Tensor
+
+    def __init__(self, dim: int, length: int = 100) -> None:
+        super().__init__()
+        table = torch.zeros(1, length, dim)
+        angle = torch.arange(length)[:, None] * torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+        table[0, :, 0::2], table[0, :, 1::2] = angle.sin(), angle.cos()
+        self.register_buffer("pe", table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.pe[:, : x.shape[1]].to(x.dtype)
+
+
+class _AudioLayer(nn.Module):
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.pos_embed = _Positions(dim)
+        self.attn = _AudioAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.ff = _FeedForward(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.pos_embed(self.norm1(x)))
+        return x + self.ff(self.norm2(x))
+
+
+class AudioProjection(nn.Module):
+    """Projects each latent frame's window of audio features to the transformer's width (release, RECIPE section 3).
+
+    Args:
+        audio_dim: Width of the features.
+        inner_dim: Width of the projection's layers.
+        num_heads: Their heads.
+        num_layers: Their number.
+        dim: Width of the transformer.
+    """
+
+    def __init__(self, audio_dim: int, inner_dim: int, num_heads: int, num_layers: int, dim: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(audio_dim, inner_dim)
+        self.layers = nn.ModuleList(_AudioLayer(inner_dim, num_heads) for _ in range(num_layers))
+        self.proj_out = nn.Linear(inner_dim, dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """(N,window,audio_dim) -> (N,window,dim)."""
+        hidden = self.proj_in(audio)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.proj_out(hidden)

@@ -1,0 +1,250 @@
+"""The dubbing transformer: X-Dub's released design (Wan2.2's blocks with reference tokens and audio attention)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from model_code.backbones.attention import Attention, AudioProjection, rotary_table, sinusoidal_embedding
+from model_code.config import TransformerConfig
+from model_code.errors import InputError
+
+EPS = 1e-6
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Norm without weights, then x (1 + scale) + shift; x (B,frames,tokens,dim), shift and scale (B,frames,1,dim)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+
+
+class DubbingBlock(nn.Module):
+    """Self-attention over all tokens; text and audio cross-attention on the target's; FFN over all.
+
+    Modulation is computed per latent frame, not per token: tokens of a frame share their timestep.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, has_text: bool) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, EPS)
+        self.cross_attn = Attention(dim, num_heads, EPS) if has_text else None
+        self.norm3 = nn.LayerNorm(dim, eps=EPS) if has_text else None
+        self.audio_attn = Attention(dim, num_heads, EPS)
+        self.norm4 = nn.LayerNorm(dim, eps=EPS)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        audio: Tensor | None,
+        text: Tensor | None,
+        reference_frames: int,
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            x: (B,frames,tokens per frame,dim), reference frames first.
+            time: (B,frames,6,dim) projected time embedding.
+            rotary: Tables for all tokens.
+            audio: (B*target frames,window,dim) or None for no audio attention.
+            text: (B,words,dim) or None.
+            reference_frames: How many frames are the reference's.
+        """
+        batch, frames, tokens, _ = x.shape
+        modulation = (self.modulation.to(time.dtype)[:, None] + time)[..., None, :].unbind(2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
+        hidden = self.self_attn(modulate(x, shift1, scale1).flatten(1, 2), rotary=rotary)
+        x = torch.addcmul(x, hidden.unflatten(1, (frames, tokens)), gate1)
+        reference, target = x[:, :reference_frames], x[:, reference_frames:]
+        if self.cross_attn is not None and self.norm3 is not None and text is not None:
+            hidden = self.cross_attn(self.norm3(target).flatten(1, 2), text)
+            target = target + hidden.unflatten(1, (-1, tokens))
+        if audio is not None:
+            hidden = self.audio_attn(self.norm4(target).flatten(0, 1), audio)
+            target = target + hidden.unflatten(0, (batch, -1))
+        x = torch.cat([reference, target], dim=1)
+        return torch.addcmul(x, self.ffn(modulate(x, shift2, scale2)), gate2)
+
+
+class Head(nn.Module):
+    """Modulated output layer."""
+
+    def __init__(self, dim: int, out_features: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(dim, out_features)
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x (B,frames,tokens,dim), time (B,frames,dim) embedding -> (B,frames,tokens,features)."""
+        shift, scale = (self.modulation.to(time.dtype)[:, None] + time[:, :, None])[..., None, :].unbind(2)
+        return self.head(modulate(x, shift, scale))
+
+
+class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
+    """DiT over reference and target tokens, with keys named as in X-Dub's released checkpoint.
+
+    The target's tokens stand at their time and place; reference token (i,j,k) at the same time and shifted space
+    (j+h, k+w) (paper, section 3). A generator has `context_channels` > 0: its target input is channel-wise
+    [masked video, noisy target], its reference [0, reference]; `generator_to_editor` slices the context away.
+
+    Args: as in `model_code.config.TransformerConfig`.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DubbingBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        dim: int = 192,
+        num_layers: int = 6,
+        num_heads: int = 6,
+        ffn_dim: int = 768,
+        freq_dim: int = 128,
+        in_channels: int = 48,
+        context_channels: int = 0,
+        out_channels: int = 48,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        text_dim: int | None = None,
+        audio_dim: int = 64,
+        audio_window: int = 16,
+        audio_inner_dim: int = 96,
+        audio_heads: int = 4,
+        audio_layers: int = 2,
+        reference_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads or (dim // num_heads) % 2:
+            raise InputError(f"width {dim} with {num_heads} heads", "a head's width must be whole and even")
+        if tuple(patch_size)[0] != 1:
+            raise InputError(f"patch_size {tuple(patch_size)}", "patches span one latent frame: (1, p, p)")
+        if reference_residual and context_channels:
+            raise InputError("reference_residual with context_channels", "only an editor starts from its reference")
+        self.patch_embedding = nn.Conv3d(
+            in_channels + context_channels, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size)
+        )
+        self.text_embedding = (
+            nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+            if text_dim is not None
+            else None
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.audio_embedding = AudioProjection(audio_dim, audio_inner_dim, audio_heads, audio_layers, dim)
+        self.blocks = nn.ModuleList(
+            DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None) for _ in range(num_layers)
+        )
+        self.head = Head(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
+        self.gradient_checkpointing = False
+        self._initialise()
+
+    @classmethod
+    def build(cls, config: TransformerConfig) -> DubbingTransformer:
+        """A new transformer of this shape."""
+        return cls(**config.model_dump())
+
+    def _initialise(self) -> None:
+        """Xavier weights; new parts (audio attention's output, head) start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        nn.init.zeros_(self.patch_embedding.bias)
+        for layer in (self.time_embedding[0], self.time_embedding[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        for block in self.blocks:
+            nn.init.zeros_(block.audio_attn.o.weight)
+        nn.init.zeros_(self.head.head.weight)
+
+    def _embed(self, latents: Tensor, weight: Tensor) -> Tensor:
+        """Patches (B,C,F,H,W) into tokens (B,F,tokens,dim) with the patch embedding's `weight` (or a slice of it)."""
+        size = weight.shape[-1]
+        batch, channels, frames, height, width = latents.shape
+        patches = latents.reshape(batch, channels, frames, height // size, size, width // size, size)
+        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, -1, channels * size * size)
+        return F.linear(patches, weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatch(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B,F,tokens,p*p*C) -> (B,C,F,height,width); channels vary fastest, as in the released head."""
+        size = self.config.patch_size[1]
+        batch, frames = x.shape[:2]
+        x = x.reshape(batch, frames, height // size, width // size, size, size, -1)
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        reference: Tensor,
+        audio: Tensor | None,
+        text: Tensor | None = None,
+    ) -> Tensor:
+        """The raw prediction: velocity or clean latents, as the model was trained.
+
+        Args:
+            latents: (B,context+C,F,h,w) noisy target, after the generator's masked video if there is one.
+            timestep: (B,F) in [0,1] per latent frame of the target; 0 for clean motion frames.
+            reference: (B,C,Fr,h,w) clean reference latents; Fr = F for an editor, 1 for the generator's frame.
+            audio: (B,F,window,audio_dim) features; zeros for unconditional; None leaves audio attention out.
+            text: (B,words,text_dim) or None.
+
+        Returns:
+            (B,C,F,h,w).
+        """
+        batch, _, frames, height, width = latents.shape
+        reference_frames = reference.shape[2]
+        context = self.config.context_channels
+        weight = self.patch_embedding.weight
+        size = self.config.patch_size[1]
+        x = torch.cat([self._embed(reference, weight[:, context:]), self._embed(latents, weight)], dim=1)
+
+        times = torch.cat([timestep.new_zeros(batch, reference_frames), timestep], dim=1)
+        embedded = sinusoidal_embedding(times * 1000, self.config.freq_dim).to(x.dtype)
+        embedded = self.time_embedding(embedded)
+        time = self.time_projection(embedded).unflatten(-1, (6, -1))
+
+        head_dim = self.config.dim // self.config.num_heads
+        rows, columns = height // size, width // size
+        tables = (
+            rotary_table(head_dim, (reference_frames, rows, columns), (rows, columns), x.device),
+            rotary_table(head_dim, (frames, rows, columns), (0, 0), x.device),
+        )
+        rotary = (torch.cat([tables[0][0], tables[1][0]]), torch.cat([tables[0][1], tables[1][1]]))
+        sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))
+        words = None if text is None or self.text_embedding is None else self.text_embedding(text)
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, reference_frames)
+            else:
+                x = block(x, time, rotary, sound, words, reference_frames)
+        output = self._unpatch(self.head(x[:, reference_frames:], embedded[:, reference_frames:]), height, width)
+        return output + reference if self.config.reference_residual else output
+
+
+def generator_to_editor(generator: DubbingTransformer, *, reference_residual: bool = False) -> DubbingTransformer:
+    """An editor with the generator's weights; its extra input channels (the masked video) are sliced away.
+
+    Args:
+        generator: The trained generator.
+        reference_residual: See `TransformerConfig`; the editor then starts as a copy of its reference plus the
+            generator's head set to zero.
+    """
+    config = dict(generator.config)
+    context = config["context_channels"]
+    fields = {name: config[name] for name in TransformerConfig.model_fields}
+    editor = DubbingTransformer(**{**fields, "context_channels": 0, "reference_residual": reference_residual})
+    state = dict(generator.state_dict())
+    state["patch_embedding.weight"] = state["patch_embedding.weight"][:, context:]
+    if reference_residual:
+        state["head.head.weight"] = torch.zeros_like(state["head.head.weight"])
+        state["head.head.bias"] = torch.zeros_like(state["head.head.bias"])
+    editor.load_state_dict(state)
+    return editor
