@@ -1,0 +1,285 @@
+"""Clips as a training run wants them: latents, audio features and masks, encoded once.
+
+A clip's video is kept as two latent tracks, from which a window at any fourth frame is put together
+without encoding again: `singles` (frames 0, 4, 8, ... each encoded alone, as a causal codec encodes the
+first frame of a video) and `blocks` (the groups of four frames that follow frame 0). A window at block k
+is singles[k] followed by blocks[k], blocks[k+1], ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model_code.backbones.audio import AudioEncoder, audio_windows
+from model_code.backbones.codec import LatentCodec
+from model_code.faces.masks import face_mask, lip_mask
+from model_code.media.sample import ClipSample
+from model_code.seeding import rng_for
+
+logger = logging.getLogger(__name__)
+
+CACHE_VERSION = 1
+TEMPORAL = 4
+"""Pixel frames of one latent frame after the first."""
+
+
+def to_network(frames: np.ndarray) -> Tensor:
+    """uint8 (T, H, W, 3) to float (3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """Float (3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3)."""
+    pixels = video.detach().float().clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def latent_length(n_frames: int) -> int:
+    """Latent frames of a causal window of `n_frames` pixel frames."""
+    if (n_frames - 1) % TEMPORAL:
+        raise ValueError(f"a window has 4n+1 frames, not {n_frames}")
+    return 1 + (n_frames - 1) // TEMPORAL
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Short hash of a module's weights: part of every cache key that depends on them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class LatentTrack:
+    """A clip on the latent time grid: singles (C, K+1, h, w) and blocks (C, K, h, w)."""
+
+    singles: Tensor
+    blocks: Tensor
+
+    @property
+    def n_blocks(self) -> int:
+        return int(self.blocks.shape[1])
+
+    def window(self, start: int, length: int) -> Tensor:
+        """(C, length, h, w) of the window that begins with frame 4 * start."""
+        return torch.cat([self.singles[:, start : start + 1], self.blocks[:, start : start + length - 1]], dim=1)
+
+
+@torch.no_grad()
+def encode_track(frames: np.ndarray, codec: LatentCodec, device: torch.device | None = None) -> LatentTrack:
+    """Encodes a clip (T, H, W, 3) to a `LatentTrack` in half precision; frames beyond 4K+1 are dropped."""
+    n_blocks = (len(frames) - 1) // TEMPORAL
+    video = to_network(frames[: 1 + TEMPORAL * n_blocks]).to(device)
+    blocks = codec.encode(video[None])[0, :, 1:]
+    singles = codec.encode(video[:, ::TEMPORAL].permute(1, 0, 2, 3)[:, :, None])[:, :, 0].permute(1, 0, 2, 3)
+    return LatentTrack(singles.half().cpu().contiguous(), blocks.half().cpu().contiguous())
+
+
+def mask_track(mask: np.ndarray, grid: tuple[int, int]) -> LatentTrack:
+    """Averages a pixel mask (T, H, W) in [0, 1] over the cells of the latent grid; one channel."""
+    n_blocks = (len(mask) - 1) // TEMPORAL
+    values = torch.from_numpy(mask[: 1 + TEMPORAL * n_blocks].astype(np.float32))
+    pooled = nn.functional.adaptive_avg_pool2d(values[:, None], grid)[:, 0]
+    blocks = pooled[1:].reshape(n_blocks, TEMPORAL, *grid).mean(1)
+    return LatentTrack(pooled[::TEMPORAL][None].half().contiguous(), blocks[None].half().contiguous())
+
+
+def inpainting_mask(landmarks: np.ndarray, size: int, occluder: np.ndarray | None) -> np.ndarray:
+    """(T, S, S) float, 1 = keep, 0 = inpaint: not M_face or M_occ (paper, pair construction)."""
+    keep = 1.0 - face_mask(landmarks, size).astype(np.float32)
+    return keep if occluder is None else np.maximum(keep, occluder.astype(np.float32))
+
+
+def masked_frames(frames: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Frames with the inpainted region painted mid-grey (zero for the network)."""
+    mixed = frames.astype(np.float32) * keep[..., None] + 127.5 * (1.0 - keep[..., None])
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and its sound."""
+
+    clip_id: str
+    speaker_id: str
+    tracks: dict[str, LatentTrack]
+    audio: Tensor
+    samples: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def n_blocks(self) -> int:
+        return min(track.n_blocks for track in self.tracks.values())
+
+
+class ClipEncoder:
+    """Encodes clips with a codec and an audio encoder, through a cache on disk.
+
+    Args:
+        codec: The latent codec; `encode` is called without gradients.
+        audio_encoder: Gives 50 Hz features (N, D).
+        cache: Folder of safetensors keyed by content hash (video, sound, landmarks and both networks'
+            weights); None encodes every time.
+    """
+
+    def __init__(
+        self,
+        codec: LatentCodec,
+        audio_encoder: AudioEncoder,
+        cache: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.codec, self.audio_encoder, self.cache, self.device = codec, audio_encoder, cache, device
+        self._networks = ""
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+            self._networks = fingerprint(codec) + fingerprint(audio_encoder) if isinstance(codec, nn.Module) else ""
+
+    def encode(
+        self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True, keep_samples: bool = False
+    ) -> EncodedClip:
+        """Encodes `clip`; `companion` (T, H, W, 3) adds the track of V', `masked` that of the inpainting context."""
+        path = None if self.cache is None else self.cache / f"{self._key(clip, companion, masked)}.safetensors"
+        if path is not None and path.is_file():
+            tensors = load_file(path)
+        else:
+            tensors = self._tensors(clip, companion, masked)
+            if path is not None:
+                partial = path.with_suffix(f".{os.getpid()}.partial")
+                save_file(tensors, partial)
+                partial.replace(path)
+        names = sorted({name.split(".")[0] for name in tensors if "." in name})
+        tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
+        samples = clip.audio if keep_samples else None
+        return EncodedClip(clip.clip_id, str(clip.row["speaker_id"]), tracks, tensors["audio"], samples)
+
+    def _tensors(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> dict[str, Tensor]:
+        size = clip.frames.shape[1]
+        tracks = {"target": encode_track(clip.frames, self.codec, self.device)}
+        if masked:
+            keep = inpainting_mask(clip.landmarks, size, clip.occluder)
+            tracks["masked"] = encode_track(masked_frames(clip.frames, keep), self.codec, self.device)
+        if companion is not None:
+            tracks["companion"] = encode_track(companion, self.codec, self.device)
+        height, width = tracks["target"].singles.shape[-2:]
+        tracks["face"] = mask_track(face_mask(clip.landmarks, size), (int(height), int(width)))
+        tracks["lip"] = mask_track(lip_mask(clip.landmarks, size), (int(height), int(width)))
+        tensors = {"audio": torch.as_tensor(np.asarray(self.audio_encoder.encode(clip.audio))).half().contiguous()}
+        for name, track in tracks.items():
+            tensors[f"{name}.singles"], tensors[f"{name}.blocks"] = track.singles, track.blocks
+        return tensors
+
+    def _key(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> str:
+        digest = hashlib.sha256(f"{CACHE_VERSION} {self._networks} {masked}".encode())
+        for array in (clip.frames, clip.landmarks, clip.audio, clip.occluder, companion):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
+
+
+@dataclass
+class Batch:
+    """Windows of several clips.
+
+    Shapes: target, masked, companion (B, C, F, h, w); reference (B, C, R, h, w); face, lip
+    (B, 1, F, h, w); audio (B, F, window, D); samples (B, N) raw sound of the window.
+    """
+
+    clip_ids: tuple[str, ...]
+    target: Tensor
+    audio: Tensor
+    face: Tensor
+    lip: Tensor
+    reference: Tensor
+    masked: Tensor | None = None
+    companion: Tensor | None = None
+    samples: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        return Batch(**moved)
+
+
+class TrainingSet:
+    """Random windows of encoded clips; which ones depends on (seed, step) alone, so a resumed run repeats.
+
+    Args:
+        clips: Encoded clips; those shorter than a window are left out.
+        window_frames: Pixel frames of a window (4n+1).
+        audio_window: 50 Hz features that one latent frame sees.
+    """
+
+    def __init__(self, clips: Sequence[EncodedClip], window_frames: int, audio_window: int) -> None:
+        self.length = latent_length(window_frames)
+        self.window_frames, self.audio_window = window_frames, audio_window
+        self.clips = [clip for clip in clips if clip.n_blocks >= self.length - 1]
+        if not self.clips:
+            raise ValueError(f"no clip has {window_frames} frames: shorten clip_frames or add longer footage")
+        if len(self.clips) < len(clips):
+            logger.info("%d of %d clips are shorter than a window", len(clips) - len(self.clips), len(clips))
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def batch(self, seed: int, step: int, size: int, reference_frames: int = 1) -> Batch:
+        """The batch of one step.
+
+        Clips come in epochs, each a permutation of the whole set. The reference is `reference_frames`
+        latent frames of another segment of the same clip (first one a single frame).
+        """
+        rng = rng_for("batch", seed, step)
+        windows = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, place = divmod(position, len(self.clips))
+            order = rng_for("epoch", seed, epoch).permutation(len(self.clips))
+            windows.append(self._window(self.clips[int(order[place])], rng, reference_frames))
+        return self._collate(windows)
+
+    def _window(self, clip: EncodedClip, rng: np.random.Generator, reference_frames: int) -> dict[str, Tensor]:
+        start = int(rng.integers(0, clip.n_blocks - self.length + 2))
+        values = {name: track.window(start, self.length).float() for name, track in clip.tracks.items()}
+        values["audio"] = audio_windows(
+            clip.audio.float(), self.length, self.audio_window, start_frame=TEMPORAL * start
+        ).float()
+        last = clip.n_blocks - reference_frames + 1
+        outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + self.length]
+        choices = outside or list(range(last + 1))
+        values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames).float()
+        if clip.samples is not None:
+            begin, count = TEMPORAL * start * 640, self.window_frames * 640
+            sound = clip.samples[begin : begin + count]
+            values["samples"] = torch.from_numpy(np.pad(sound, (0, count - len(sound))).astype(np.float32))
+        values["_id"] = clip.clip_id  # type: ignore[assignment]
+        return values
+
+    def _collate(self, windows: list[dict[str, Tensor]]) -> Batch:
+        names = [name for name in windows[0] if name != "_id" and all(name in window for window in windows)]
+        tensors = {name: torch.stack([window[name] for window in windows]) for name in names}
+        return Batch(clip_ids=tuple(str(window["_id"]) for window in windows), **tensors)
+
+
+def encode_clips(
+    clips: Iterable[ClipSample],
+    encoder: ClipEncoder,
+    *,
+    masked: bool = True,
+    keep_samples: bool = False,
+    on_clip: Callable[[str], None] | None = None,
+) -> list[EncodedClip]:
+    """Encodes clips one after another; `on_clip` is told each clip's id."""
+    encoded = []
+    for clip in clips:
+        encoded.append(encoder.encode(clip, masked=masked, keep_samples=keep_samples))
+        if on_clip is not None:
+            on_clip(clip.clip_id)
+    return encoded

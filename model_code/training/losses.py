@@ -1,0 +1,78 @@
+"""Losses of the transformer's phases (RECIPE: flow matching; paper section 4, multi-phase training)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model_code.config import Prediction
+from model_code.diffusion.flow import to_velocity
+
+
+def region_weights(face: Tensor, lip: Tensor, face_weight: float, lip_weight: float) -> Tensor:
+    """(1 + w M_face + w_lip M_lip) on the latent grid; masks (B, 1, F, h, w) in [0, 1]."""
+    return 1.0 + face_weight * face + lip_weight * lip
+
+
+def velocity_loss(
+    raw: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    weights: Tensor,
+    learned: Tensor,
+    prediction: Prediction,
+    weight_max: float,
+) -> Tensor:
+    """Weighted squared error of the velocity, per sample.
+
+    Args:
+        raw: The network's output (B, C, F, h, w).
+        clean, noise: z0 and eps of the same shape.
+        t: (B,) flow time of the noisy frames.
+        weights: (B, 1, F, h, w) region weights.
+        learned: (B, F) 1 for frames that are learned, 0 for clean motion frames.
+        prediction: `x` (the output means z0) or `v`.
+        weight_max: Cap of the 1/t^2 by which an error of z0 weighs in v.
+
+    Returns:
+        (B,) losses.
+    """
+    if prediction == "v":
+        error = (raw.float() - (noise - clean)).square()
+    else:
+        scale = t.clamp_min(1e-4).pow(-2).clamp_max(weight_max)
+        error = (raw.float() - clean).square() * scale[:, None, None, None, None]
+    mask = learned[:, None, :, None, None]
+    total = (error * weights * mask).flatten(1).sum(1)
+    return total / (mask.flatten(1).sum(1) * error.shape[1] * error.shape[3] * error.shape[4])
+
+
+def clipped_latents(
+    raw: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t: Tensor, prediction: Prediction, t_max: float
+) -> Tensor:
+    """z0 + (v - v^) min(t, t_max): the estimate that the pixel losses decode; only the loss is clipped."""
+    timestep = t[:, None].expand(-1, clean.shape[2])
+    estimate = to_velocity(raw.float(), noisy, timestep, prediction)
+    return clean + ((noise - clean) - estimate) * t.clamp_max(t_max)[:, None, None, None, None]
+
+
+class FrameCritic(Protocol):
+    """A frozen network that judges decoded frames; returns one distance per sample."""
+
+    def __call__(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] twice -> (B,)."""
+
+
+class SyncCritic(Protocol):
+    """A frozen network that judges decoded frames against sound; returns one distance per sample."""
+
+    def __call__(self, decoded: Tensor, samples: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] and (B, N) 16 kHz sound that starts with the first frame -> (B,)."""
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cos of the last axis; the paper prints +cosine for its sync loss, which has to be a distance."""
+    return 1.0 - torch.nn.functional.cosine_similarity(a, b, dim=-1)

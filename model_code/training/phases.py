@@ -1,0 +1,264 @@
+"""The phases of the transformer's training, as small strategies: what goes in, what loss comes out.
+
+base       inpainting and image-to-video on many heads; stands for the paper's pretrained backbone.
+generator  masked face inpainting from one reference frame and sound (paper, pair construction).
+editor     V from its companion V', frame-concatenated, and V's sound; high-noise shift 5.0.
+lip        LoRA on the editor, shift 1.5, with a sync loss on decoded frames.
+texture    LoRA on the editor, shift 0.2, sound off half of the time, and only then identity and
+           perceptual losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from model_code.backbones.codec import LatentCodec
+from model_code.config import FlowConfig, PhaseConfig
+from model_code.diffusion.flow import add_noise, sample_timesteps
+from model_code.seeding import rng_for
+from model_code.training.data import TEMPORAL, Batch, TrainingSet, latent_length
+from model_code.training.losses import FrameCritic, SyncCritic, clipped_latents, region_weights, velocity_loss
+
+
+@dataclass
+class ModelInputs:
+    """One forward pass.
+
+    Attributes:
+        latents: (B, C [+ context], F, h, w) what the transformer sees.
+        timestep: (B, F) 0 on clean motion frames, t elsewhere.
+        reference: (B, C, R, h, w).
+        audio: (B, F, window, D), or None with the audio cross-attention off.
+        noisy, noise: (B, C, F, h, w) z_t and eps.
+        t: (B,).
+        learned: (B, F) 1 where the loss counts.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    reference: Tensor
+    audio: Tensor | None
+    noisy: Tensor
+    noise: Tensor
+    t: Tensor
+    learned: Tensor
+
+
+@dataclass
+class StepResult:
+    """What a step gives back: the loss to descend, its parts, and each sample's t and flow loss."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    t: Tensor
+    per_sample: Tensor
+
+
+@dataclass
+class Critics:
+    """Frozen networks of the pixel losses; a phase that needs one which is missing refuses to start."""
+
+    codec: LatentCodec | None = None
+    sync: SyncCritic | None = None
+    identity: FrameCritic | None = None
+    perceptual: FrameCritic | None = None
+
+
+def _drop(generator: torch.Generator, count: int, probability: float, device: torch.device) -> Tensor:
+    return (torch.rand(count, generator=generator) < probability).to(device)
+
+
+@dataclass
+class Phase:
+    """Base of the strategies.
+
+    Args:
+        config: The phase's numbers.
+        flow: Parameterisation.
+        critics: Networks of the pixel losses.
+    """
+
+    config: PhaseConfig
+    flow: FlowConfig
+    critics: Critics = field(default_factory=Critics)
+    uses_context: ClassVar[bool] = False
+
+    def draw(self, data: TrainingSet, step: int) -> Batch:
+        """The batch of a step."""
+        return data.batch(self.config.seed, step, self.config.batch_size)
+
+    def reference(self, batch: Batch) -> Tensor:
+        """Reference latents (B, C, R, h, w)."""
+        return batch.reference
+
+    def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Extra input channels (B, C, F, h, w), or None."""
+        return None
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> ModelInputs:
+        """Noise, motion frames and drops; every random number comes from `generator` (CPU)."""
+        config, device = self.config, batch.target.device
+        count, frames = batch.target.shape[0], batch.target.shape[2]
+        t = sample_timesteps(count, config.shift, generator=generator).to(device)
+        noise = torch.randn(batch.target.shape, generator=generator).to(device)
+        motion = latent_length(config.motion_frames) if config.motion_frames else 0
+        has_motion = ~_drop(generator, count, config.motion_drop, device)
+        no_audio = _drop(generator, count, config.audio_drop, device)
+        no_reference = _drop(generator, count, config.reference_drop, device)
+        learned = torch.ones(count, frames, device=device)
+        learned[:, :motion] = (~has_motion).float()[:, None]
+        timestep = t[:, None] * learned
+        noisy = add_noise(batch.target, noise, timestep)
+        context = self.context(batch, generator)
+        reference = self.reference(batch) * (~no_reference).float()[:, None, None, None, None]
+        audio: Tensor | None = batch.audio * (~no_audio).float()[:, None, None, None]
+        return ModelInputs(
+            latents=noisy if context is None else torch.cat([noisy, context], dim=1),
+            timestep=timestep,
+            reference=reference,
+            audio=audio,
+            noisy=noisy,
+            noise=noise,
+            t=t,
+            learned=learned,
+        )
+
+    def training_step(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StepResult:
+        """One forward pass and its losses."""
+        inputs = self.inputs(batch, generator)
+        raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio)
+        weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
+        per_sample = velocity_loss(
+            raw,
+            batch.target,
+            inputs.noise,
+            inputs.t,
+            weights,
+            inputs.learned,
+            self.flow.prediction,
+            self.flow.velocity_weight_max,
+        )
+        parts = {"flow": per_sample.mean(), **self.pixel_losses(raw, batch, inputs)}
+        weight = {
+            "flow": 1.0,
+            "sync": self.config.sync_weight,
+            "identity": self.config.identity_weight,
+            "perceptual": self.config.perceptual_weight,
+        }
+        loss = torch.stack([weight[name] * value for name, value in parts.items()]).sum()
+        return StepResult(loss, {"loss": loss, **parts}, inputs.t, per_sample)
+
+    def pixel_losses(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> dict[str, Tensor]:
+        """Losses on decoded frames by name; none in most phases."""
+        return {}
+
+    def decoded(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> Tensor:
+        """The window's first latent frames of the clipped estimate, decoded: (B, 3, 13, H, W)."""
+        assert self.critics.codec is not None
+        latents = clipped_latents(
+            raw,
+            batch.target,
+            inputs.noise,
+            inputs.noisy,
+            inputs.t,
+            self.flow.prediction,
+            self.config.pixel_t_max,
+        )
+        return self.critics.codec.decode(latents[:, :, : self.config.pixel_latent_frames])
+
+
+class GeneratorPhase(Phase):
+    """[z_mask, z_tgt] with one reference frame of another segment and V's own sound."""
+
+    uses_context = True
+
+    def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Latents of the video with the face painted grey."""
+        assert batch.masked is not None, "the generator trains on clips encoded with masked=True"
+        return batch.masked
+
+
+class BasePhase(GeneratorPhase):
+    """The generator's task mixed with image-to-video (nothing kept), references of one or more frames."""
+
+    def draw(self, data: TrainingSet, step: int) -> Batch:
+        """Every fourth step takes a whole other window as reference: the editor will."""
+        longer = rng_for("reference", self.config.seed, step).random() < 0.25
+        frames = 1 + data.length // 2 if longer else 1
+        return data.batch(self.config.seed, step, self.config.batch_size, reference_frames=frames)
+
+    def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """The generator's context, zeroed where the window is made from the reference alone."""
+        assert batch.masked is not None
+        nothing_kept = _drop(generator, len(batch.masked), self.config.image_to_video, batch.masked.device)
+        return batch.masked * (~nothing_kept).float()[:, None, None, None, None]
+
+
+class EditorPhase(Phase):
+    """V from [z_ref = V', z_tgt = z_t] and V's sound."""
+
+    def reference(self, batch: Batch) -> Tensor:
+        """The companion's window at the same time."""
+        assert batch.companion is not None, "the editor trains on pairs"
+        return batch.companion
+
+
+class LipPhase(EditorPhase):
+    """The editor's task at mid noise, plus a sync distance on 13 decoded frames."""
+
+    def pixel_losses(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> dict[str, Tensor]:
+        """Sync distance between decoded frames and the window's sound."""
+        if not self.config.sync_weight:
+            return {}
+        if self.critics.sync is None or self.critics.codec is None or batch.samples is None:
+            raise ValueError("the lip phase needs a codec, a SyncNet and clips encoded with keep_samples=True")
+        return {"sync": self.critics.sync(self.decoded(raw, batch, inputs), batch.samples).mean()}
+
+
+class TexturePhase(EditorPhase):
+    """The editor's task at low noise; in silent steps the audio is off and pixel losses are on.
+
+    The paper draws silence per sample; a whole step is silent or not here, which is the same in expectation
+    and lets the audio cross-attention be skipped.
+    """
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> ModelInputs:
+        """As the editor's, without sound in silent steps."""
+        inputs = super().inputs(batch, generator)
+        if float(torch.rand((), generator=generator)) < self.config.silence_probability:
+            inputs.audio = None
+        return inputs
+
+    def pixel_losses(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> dict[str, Tensor]:
+        """Identity and perceptual distance to the target's frames, in silent steps only."""
+        if inputs.audio is not None or not (self.config.identity_weight or self.config.perceptual_weight):
+            return {}
+        if self.critics.identity is None or self.critics.perceptual is None or self.critics.codec is None:
+            raise ValueError("the texture phase needs a codec, an identity encoder and a perceptual encoder")
+        decoded = self.decoded(raw, batch, inputs)
+        with torch.no_grad():
+            target = self.critics.codec.decode(batch.target[:, :, : self.config.pixel_latent_frames])
+        return {
+            "identity": self.critics.identity(decoded, target).mean(),
+            "perceptual": self.critics.perceptual(decoded, target).mean(),
+        }
+
+
+PHASES: dict[str, type[Phase]] = {
+    "base": BasePhase,
+    "generator": GeneratorPhase,
+    "editor": EditorPhase,
+    "lip": LipPhase,
+    "texture": TexturePhase,
+}
+
+
+def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = None) -> Phase:
+    """The strategy that `config.phase` names."""
+    if config.pixel_latent_frames * TEMPORAL - 3 > config.clip_frames:
+        raise ValueError(f"pixel_latent_frames {config.pixel_latent_frames} exceeds clip_frames {config.clip_frames}")
+    return PHASES[config.phase](config, flow, critics or Critics())
