@@ -39,7 +39,7 @@ class StoreSettings(Config):
 
 
 class DatabaseSettings(Config):
-    """Dagster's and MLflow's database."""
+    """Dagster's database; MLflow's is its own `tracking_uri` (their migration tables would collide)."""
 
     url: str | None = Field(None, description="postgresql://user:password@host/name; None means sqlite files in the state root.")
 
@@ -236,9 +236,7 @@ class Settings(BaseSettings):
     @property
     def mlflow_uri(self) -> str:
         """MLflow's tracking address."""
-        if self.mlflow.tracking_uri:
-            return self.mlflow.tracking_uri
-        return self.database.url or f"sqlite:///{self.path('mlflow', 'mlflow.db')}"
+        return self.mlflow.tracking_uri or f"sqlite:///{self.path('mlflow', 'mlflow.db')}"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -52,7 +52,7 @@ class DvcStore(dg.ConfigurableResource):
     Example:
         >>> store = DvcStore(root="/data/.xdub/embedded/registry")
         >>> store.put("clips/shard-00000", Path("/data/.xdub/embedded/work/new")).version
-        'md5:8f8f....dir'
+        'b1281892a48b41c504411dd26af4e35b.dir'
     """
 
     root: str
@@ -75,7 +75,7 @@ class DvcStore(dg.ConfigurableResource):
             out = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]
         except FileNotFoundError:
             return None
-        return Dataset(name, self.path(name), f"md5:{out['md5']}", int(out.get("size", 0)), int(out.get("nfiles", 1)))
+        return Dataset(name, self.path(name), out["md5"], int(out.get("size", 0)), int(out.get("nfiles", 1)))
 
     def names(self, prefix: str) -> list[str]:
         """Committed datasets under `prefix`, sorted: ``names("clips")``."""
@@ -167,6 +167,7 @@ class DvcStore(dg.ConfigurableResource):
                 config["core"]["analytics"] = False
                 config["core"]["autostage"] = False
                 config["core"]["check_update"] = False
+                config["core"]["site_cache_dir"] = str(self.folder / ".dvc" / "site")
                 if self.remote_url:
                     remote = {"url": self.remote_url}
                     if self.s3_endpoint:
@@ -181,6 +182,7 @@ class DvcStore(dg.ConfigurableResource):
         from dvc.repo import Repo
 
         with Repo(str(self.folder)) as repo:
+            repo.scm_context.quiet = True
             repo.add(str(target))
 
     def _push(self) -> None:

@@ -1,0 +1,207 @@
+"""MLflow: one run for each materialisation, datasets by their DVC digest, models by alias.
+
+Runs hold plain artifacts (safetensors, JSON, pictures): nothing that is loaded may execute code, so no
+`log_model` flavour is used. Metrics are buffered, because one `log_metric` on sqlite costs 21 ms.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import dagster as dg
+
+from xdub_platform.resources.store import Dataset
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+BATCH = 1000
+PARAM_BATCH = 100
+PARAM_LENGTH = 500
+
+
+class MlflowRun:
+    """One open run; created by `MlflowRuns.run`."""
+
+    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+        self._client = client
+        self._buffer: list[Any] = []
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        """Buffers one value of a curve."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        self._buffer.append(Metric(name, float(value), get_current_time_millis(), step))
+        if len(self._buffer) >= BATCH:
+            self.flush()
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Buffers several values of one step."""
+        for name, value in values.items():
+            self.metric(name, value, step)
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        if self._buffer:
+            self._client.log_batch(self.run_id, metrics=self._buffer)
+            self._buffer = []
+
+    def params(self, config: Mapping[str, Any]) -> None:
+        """Logs a resolved configuration, nested keys joined by dots."""
+        from mlflow.entities import Param
+
+        flat = [Param(key, value[:PARAM_LENGTH]) for key, value in flatten(config)]
+        for start in range(0, len(flat), PARAM_BATCH):
+            self._client.log_batch(self.run_id, params=flat[start : start + PARAM_BATCH])
+
+    def dataset(self, dataset: Dataset, context: str) -> None:
+        """Logs an input with its DVC hash as the digest."""
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        entity = MlflowDataset(name=dataset.name, digest=dataset.version, source_type="dvc", source=str(dataset.path))
+        self._client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copies a file or a whole directory into the run."""
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags."""
+        for key, value in values.items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def register(self, name: str, folder: str, *, alias: str | None = None, tags: Mapping[str, str] | None = None) -> int:
+        """Registers the artifacts in `folder` as the next version of the model `name`; returns the version."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self._client.create_model_version(
+            name, source=f"runs:/{self.run_id}/{folder}", run_id=self.run_id, tags=dict(tags or {})
+        )
+        if alias:
+            self._client.set_registered_model_alias(name, alias, version.version)
+        return int(version.version)
+
+
+class MlflowRuns(dg.ConfigurableResource):
+    """Opens runs and finds registered models.
+
+    Args:
+        tracking_uri: ``sqlite:///...``, ``postgresql://...`` or a server's address.
+        artifact_root: Folder or ``s3://`` prefix of the artifacts; empty where a server decides.
+        experiment: Experiment of all runs.
+
+    Example:
+        >>> runs = MlflowRuns(tracking_uri="sqlite:////tmp/mlflow.db", artifact_root="/tmp/artifacts")
+        >>> with runs.run("editor", tags={"partition": "-"}) as run:
+        ...     run.metric("loss", 0.3, step=1)
+    """
+
+    tracking_uri: str
+    artifact_root: str = ""
+    experiment: str = "xdub"
+
+    def client(self) -> MlflowClient:
+        """A client of the tracking server and registry; creates the database at first use."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        with self._locked():
+            return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    @contextmanager
+    def run(self, name: str, *, tags: Mapping[str, str] | None = None) -> Iterator[MlflowRun]:
+        """Opens a run; it ends as FINISHED, or as FAILED when the block raises."""
+        client = self.client()
+        experiment_id = self._experiment_id(client)
+        run = MlflowRun(client, client.create_run(experiment_id, run_name=name, tags=dict(tags or {})).info.run_id, experiment_id)
+        try:
+            yield run
+        except BaseException:
+            run.flush()
+            client.set_terminated(run.run_id, "FAILED")
+            raise
+        run.flush()
+        client.set_terminated(run.run_id, "FINISHED")
+
+    def model_version(self, name: str, version: str) -> Any | None:
+        """A registered version by number or ``@alias``; None if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        try:
+            if version.startswith("@"):
+                return client.get_model_version_by_alias(name, version[1:])
+            return client.get_model_version(name, version)
+        except MlflowException:
+            return None
+
+    def model_path(self, name: str, version: str = "@champion") -> Path | None:
+        """The folder of a registered model's files; None if there is no such version."""
+        found = self.model_version(name, version)
+        if found is None:
+            return None
+        client = self.client()
+        run = client.get_run(found.run_id)
+        folder = found.source.removeprefix(f"runs:/{found.run_id}/")
+        uri = urlparse(run.info.artifact_uri)
+        if uri.scheme in ("", "file"):
+            return Path(unquote(uri.path)) / folder
+        return Path(client.download_artifacts(found.run_id, folder))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Points `alias` at a version."""
+        self.client().set_registered_model_alias(name, alias, str(version))
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        with self._locked():
+            found = client.get_experiment_by_name(self.experiment)
+            if found:
+                return str(found.experiment_id)
+            location = self.artifact_root
+            if location and "://" not in location:
+                Path(location).mkdir(parents=True, exist_ok=True)
+                location = Path(location).absolute().as_uri()
+            return str(client.create_experiment(self.experiment, artifact_location=location or None))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two processes may not migrate one sqlite file at once."""
+        if not self.tracking_uri.startswith("sqlite:///"):
+            yield
+            return
+        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with database.with_suffix(".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and printed values of a nested mapping."""
+    rows: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 32:
+            rows.append((f"{prefix}{key}", f"{len(value)} values"))
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows

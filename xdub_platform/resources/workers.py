@@ -1,0 +1,111 @@
+"""Starts a long step as its own process, through Dagster Pipes.
+
+``python -m model_code.workers.NAME --config FILE``: the worker reads a JSON config, writes its data into
+``output`` and a ``result.json`` last. It can be killed at any moment; started again with the same config it
+resumes in the same folder and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from xdub_platform.incoming import write_json
+
+LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class WorkerRun:
+    """What a worker left behind.
+
+    Attributes:
+        output: Folder with its data; the caller moves it into the registry.
+        result: Its ``result.json``.
+        scratch: Folder of everything else (config, log, checkpoints).
+        config: The config it ran with.
+    """
+
+    output: Path
+    result: dict[str, Any]
+    scratch: Path
+    config: dict[str, Any]
+
+    def clean(self) -> None:
+        """Removes what is left of the scratch folder."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Workers(dg.ConfigurableResource):
+    """Launches workers.
+
+    Args:
+        work_root: Folder for configs, checkpoints and unfinished output; on the registry's file system.
+        threads: OMP threads of each worker.
+    """
+
+    work_root: str
+    threads: int = 1
+
+    def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
+        """Runs one worker to its end.
+
+        Args:
+            context: Of the asset that waits for it.
+            worker: Module in `model_code.workers`.
+            config: JSON-able; the key ``output`` is added.
+
+        Raises:
+            dagster.Failure: The worker failed; the description is its last line, the metadata its log.
+        """
+        partition = context.partition_key.replace("|", ".") if context.has_partition_key else "all"
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        scratch = Path(self.work_root) / context.asset_key.to_user_string() / partition / digest
+        output = scratch / "output"
+        output.mkdir(parents=True, exist_ok=True)
+        resolved = {**config, "output": str(output)}
+        config_path, log_path, result_path = scratch / "config.json", scratch / "worker.log", output / "result.json"
+        write_json(config_path, resolved)
+        command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
+        status = self._launch(context, command, log_path)
+        if status != 0 or not result_path.is_file():
+            raise _failure(worker, status, log_path)
+        return WorkerRun(output, json.loads(result_path.read_text(encoding="utf-8")), scratch, resolved)
+
+    def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path) -> int:
+        session = dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesTempFileContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        )
+        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        with session as pipes, log_path.open("ab") as log:
+            environment = {**os.environ, **threads, **pipes.get_bootstrap_env_vars()}
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            try:
+                return process.wait()
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+
+
+def _failure(worker: str, status: int, log_path: Path) -> dg.Failure:
+    lines = [line for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "no output"
+    tail = "\n".join(lines[-LOG_LINES:])
+    return dg.Failure(
+        description=f"worker {worker} ended with status {status}: {last}",
+        metadata={"log": dg.MetadataValue.md(f"```\n{tail}\n```"), "log_file": dg.MetadataValue.path(str(log_path))},
+        allow_retries=status < 0,
+    )
