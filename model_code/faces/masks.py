@@ -1,0 +1,141 @@
+"""Masks from landmarks: what the generator paints anew, and where losses look.
+
+The inpainting mask must not tell how the mouth stands (paper, section on the generator: a face with its jaw fixed at
+0.4). Here a canonical outline with the jaw open at 0.4 is fitted to landmarks that speech hardly moves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model_code.faces.align import interocular, transform
+
+F32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+# Canonical coordinates: origin between the eyes' centres, distance of the eyes 1, x to the viewer's right, y down.
+_STABLE: dict[int, tuple[float, float, float]] = {  # landmark: x, y, weight
+    36: (-0.74, 0.02, 1.0), 39: (-0.26, 0.02, 1.0), 42: (0.26, 0.02, 1.0), 45: (0.74, 0.02, 1.0),
+    27: (0.0, 0.0, 1.0), 28: (0.0, 0.19, 0.5), 29: (0.0, 0.38, 0.5), 30: (0.0, 0.56, 1.0),
+    31: (-0.25, 0.70, 0.5), 33: (0.0, 0.76, 1.0), 35: (0.25, 0.70, 0.5),
+    19: (-0.58, -0.40, 0.25), 24: (0.58, -0.40, 0.25), 0: (-1.18, 0.10, 0.5), 16: (1.18, 0.10, 0.5),
+}  # fmt: skip
+#: Outline of middle and lower face with the jaw open at 0.4, from one cheek over the chin to the other, then along
+#: the lower lids and across the nose.
+_OUTLINE: F32 = np.array(
+    [
+        [-1.16, 0.36], [-1.14, 0.75], [-1.06, 1.20], [-0.88, 1.65], [-0.60, 2.00], [-0.30, 2.18], [0.0, 2.23],
+        [0.30, 2.18], [0.60, 2.00], [0.88, 1.65], [1.06, 1.20], [1.14, 0.75], [1.16, 0.36],
+        [0.80, 0.30], [0.50, 0.30], [0.22, 0.28], [0.0, 0.22], [-0.22, 0.28], [-0.50, 0.30], [-0.80, 0.30],
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+def face_outline(landmarks: F32) -> F32:
+    """(T, 68, 2) landmarks -> (T, 20, 2): the canonical open-jaw outline, fitted (affine) to the stable landmarks."""
+    places = list(_STABLE)
+    canonical = np.array([_STABLE[i][:2] for i in places], np.float64)
+    weights = np.sqrt(np.array([_STABLE[i][2] for i in places], np.float64))
+    design = np.concatenate([canonical, np.ones((len(places), 1))], 1) * weights[:, None]
+    solve = np.linalg.pinv(design)  # (3, N)
+    target = landmarks[:, places].astype(np.float64) * weights[None, :, None]
+    matrices = np.swapaxes(solve[None] @ target, 1, 2).astype(np.float32)  # (T, 2, 3)
+    return transform(matrices, np.broadcast_to(_OUTLINE, (len(landmarks), *_OUTLINE.shape)))
+
+
+def face_mask(landmarks: F32, size: int | tuple[int, int]) -> Bool:
+    """The face that the generator repaints, however the mouth stands.
+
+    Args:
+        landmarks: (T, 68, 2) in pixels.
+        size: Side of the square frame, or (height, width).
+
+    Returns:
+        (T, H, W), True inside the face.
+    """
+    return np.stack([_fill(outline, size) for outline in face_outline(landmarks)])
+
+
+def inpaint_mask(landmarks: F32, size: int | tuple[int, int], occluder: Bool | None = None) -> Bool:
+    """The generator's mask: (T, H, W), True = keep: not face, or an occluder before it (paper: M_inp)."""
+    keep = ~face_mask(landmarks, size)
+    return keep if occluder is None else keep | occluder
+
+
+def lip_mask(landmarks: F32, size: int | tuple[int, int]) -> F32:
+    """Soft (T, H, W) loss mask in [0, 1] over the lips where they stand in each frame (paper: M_lip)."""
+    return _soft(landmarks, landmarks[:, 48:60], size, grow=0.16, blur=0.08)
+
+
+def face_loss_mask(landmarks: F32, size: int | tuple[int, int]) -> F32:
+    """Soft (T, H, W) loss mask in [0, 1] over the hull of all landmarks of each frame (paper: M)."""
+    return _soft(landmarks, landmarks, size, grow=0.1, blur=0.1)
+
+
+def paste_mask(landmarks: F32, size: int, occluder: Bool | None = None) -> F32:
+    """Soft (T, size, size) weights for putting a dubbed crop back: 1 over the face, 0 at the crop's border."""
+    border = max(2.0, size * 16 / 512)
+    ramp = np.clip((np.minimum(np.arange(size), np.arange(size)[::-1])) / border, 0, 1).astype(np.float32)
+    frame = np.minimum(ramp[:, None], ramp[None])
+    mask = np.stack([_feather(_fill(points, size), size * 0.03) for points in face_outline(landmarks)])
+    if occluder is not None:
+        mask = mask * (1 - np.stack([_feather(one, size * 0.01) for one in occluder]))
+    mask = (mask * frame).astype(np.float32)
+    mask[mask < 1 / 255] = 0
+    return mask
+
+
+def to_latent_grid(mask: NDArray[np.generic], spatial: int = 8, mode: Literal["max", "mean"] = "max") -> F32:
+    """Brings a pixel mask to the latent grid: cells of `spatial` pixels, frames grouped 1, 4, 4, ...
+
+    Args:
+        mask: (T, H, W), T = 1 + 4k, sides multiples of `spatial`.
+        spatial: Pixels per latent cell.
+        mode: `max` marks a cell that any pixel touches, `mean` gives its share.
+
+    Returns:
+        (F, H / spatial, W / spatial) float32, F = 1 + (T - 1) / 4.
+
+    Raises:
+        ValueError: If T or a side does not fit the grid.
+    """
+    frames, height, width = mask.shape
+    if frames % 4 != 1 or height % spatial or width % spatial:
+        raise ValueError(f"mask {mask.shape} does not fit the grid: T must be 1 + 4k and sides multiples of {spatial}")
+    cells = mask.astype(np.float32).reshape(frames, height // spatial, spatial, width // spatial, spatial)
+    cells = cells.max((2, 4)) if mode == "max" else cells.mean((2, 4))
+    rest = cells[1:].reshape(-1, 4, *cells.shape[1:])
+    rest = rest.max(1) if mode == "max" else rest.mean(1)
+    return np.concatenate([cells[:1], rest]).astype(np.float32)
+
+
+def _fill(points: F32, size: int | tuple[int, int]) -> Bool:
+    height, width = (size, size) if isinstance(size, int) else size
+    canvas = np.zeros((height, width), np.uint8)
+    fixed = np.rint(np.clip(points - 0.5, -4 * width, 5 * width) * 16).astype(np.int32)  # 4 fractional bits
+    cv2.fillPoly(canvas, [fixed], 1, shift=4)
+    return canvas.astype(bool)
+
+
+def _feather(mask: Bool, sigma: float) -> F32:
+    """Widens a mask by about 2 sigma and blurs it, so that it is still 1 inside."""
+    reach = 2 * round(2 * sigma) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    return cv2.GaussianBlur(cv2.dilate(mask.astype(np.float32), kernel), (0, 0), max(sigma, 0.3)).astype(np.float32)
+
+
+def _soft(landmarks: F32, points: F32, size: int | tuple[int, int], grow: float, blur: float) -> F32:
+    """Hull of `points`, widened and blurred by shares of the interocular distance."""
+    out = []
+    for distance, cloud in zip(interocular(landmarks), points, strict=True):
+        hull = cv2.convexHull(cloud.astype(np.float32))[:, 0]
+        reach = 2 * round(float(distance) * grow) + 1
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+        wide = cv2.dilate(_fill(hull, size).astype(np.float32), kernel)
+        out.append(cv2.GaussianBlur(wide, (0, 0), max(float(distance) * blur, 0.3)))
+    return np.stack(out).astype(np.float32)
