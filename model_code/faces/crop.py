@@ -33,13 +33,9 @@ def resampling_matrix(start: float, end: float, n_out: int, n_in: int) -> tuple[
         np.where(distance < 2, ((-0.5 * distance + 2.5) * distance - 4) * distance + 2, 0.0),
     )
     weights /= weights.sum(1, keepdims=True)
-    before, after = min(max(-low, 0), high - low - 1), min(max(high - n_in, 0), high - low - 1)
-    if before:  # what lies outside the row reads its end pixels
-        weights[:, before] += weights[:, :before].sum(1)
-    if after:
-        weights[:, -after - 1] += weights[:, -after:].sum(1)
-    first, last = min(low + before, n_in - 1), max(high - after, 1)
-    return weights[:, before : weights.shape[1] - after].astype(np.float32), first, last
+    places = np.clip(np.arange(low, high), 0, n_in - 1)  # what lies outside the row reads its end pixels
+    starts = np.flatnonzero(np.diff(places, prepend=-1))
+    return np.add.reduceat(weights, starts, axis=1).astype(np.float32), int(places[0]), int(places[-1]) + 1
 
 
 def resample(plane: NDArray[np.uint8] | F32, box: tuple[float, float, float, float] | F32, size: tuple[int, int]) -> F32:
