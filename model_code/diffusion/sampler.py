@@ -1,0 +1,86 @@
+"""Euler sampling with motion frames and border replacement (X-Dub's release)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model_code.config import Prediction
+from model_code.diffusion.flow import to_velocity
+from model_code.diffusion.guidance import Guidance, guided
+from model_code.errors import InputError
+
+
+def replace_border(latents: Tensor, source: Tensor, first_frame: int = 0) -> Tensor:
+    """`latents` with the outermost ring of cells taken from `source`, from frame `first_frame` on."""
+    ring = torch.ones(latents.shape[-2:], dtype=torch.bool, device=latents.device)
+    ring[1:-1, 1:-1] = False
+    mask = ring.expand(latents.shape[2], -1, -1).clone()
+    mask[:first_frame] = False
+    return torch.where(mask, source, latents)
+
+
+@torch.no_grad()
+def sample(
+    model: Callable[..., Tensor],
+    noise: Tensor,
+    *,
+    reference: Tensor,
+    audio: Tensor,
+    times: Tensor,
+    guidance: Guidance,
+    prediction: Prediction,
+    text: Tensor | None = None,
+    context: Tensor | None = None,
+    motion: Tensor | None = None,
+    border: bool = False,
+    before_step: Callable[[int, float], None] | None = None,
+) -> Tensor:
+    """Samples clean latents.
+
+    Args:
+        model: Called as `DubbingTransformer`.
+        noise: (B,C,F,h,w).
+        reference: (B,C,Fr,h,w) clean reference latents.
+        audio: (B,F,window,audio_dim).
+        times: (steps+1,) from `schedule.sigmas`.
+        guidance: Scales of the triple guidance.
+        prediction: What the model's output means.
+        text: (B,words,text_dim) or None.
+        context: (B,context,F,h,w), the generator's masked video, or None.
+        motion: (B,C,m,h,w) clean latents of the first m frames, at time 0 and written back after every step.
+        border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
+            clean after the last; motion frames are left alone. Needs a reference of F frames.
+        before_step: Called with step index and time, to switch experts.
+
+    Returns:
+        (B,C,F,h,w) clean latents.
+    """
+    kept = 0 if motion is None else motion.shape[2]
+    if kept >= noise.shape[2]:
+        raise InputError(f"{kept} motion frames for {noise.shape[2]} latent frames", "leave at least one to generate")
+    if border and reference.shape[2] != noise.shape[2]:
+        raise InputError(
+            f"border replacement with {reference.shape[2]} reference and {noise.shape[2]} target frames",
+            "it is for editors, whose reference has the target's frames",
+        )
+
+    def keep_motion(z: Tensor) -> Tensor:
+        return z if motion is None else torch.cat([motion, z[:, :, kept:]], dim=2)
+
+    z = keep_motion(noise)
+    steps = [float(t) for t in times]
+    for index, (t, after) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
+        if before_step is not None:
+            before_step(index, t)
+        if border:
+            level = min(t, 0.95)
+            z = replace_border(z, (1 - level) * reference + level * noise, kept)
+        timestep = noise.new_full((noise.shape[0], noise.shape[2]), t)
+        timestep[:, :kept] = 0
+        inputs = z if context is None else torch.cat([context, z], dim=1)
+        raw = guided(model, guidance, t, inputs, timestep, reference, audio, text)
+        z = keep_motion(z + (after - t) * to_velocity(raw, z, timestep, prediction))
+    return replace_border(z, reference, kept) if border else z

@@ -1,0 +1,38 @@
+"""Inference schedules: noise levels of the steps, and which expert acts on which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from model_code.diffusion.flow import shift
+from model_code.errors import InputError
+
+Windows = Mapping[str, tuple[float, float]]
+
+
+def sigmas(steps: int, a: float) -> Tensor:
+    """(steps+1,) times from 1 to 0: `shift` of a uniform grid (release: 30 steps, a = 5)."""
+    return shift(torch.linspace(1, 0, steps + 1), a)
+
+
+def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[str | None]:
+    """The expert of each step of `times` (as from `sigmas`): the one whose closed window holds the step's start."""
+    starts = [float(t) for t in times][:-1]
+    return [
+        next((name for name, (low, high) in windows.items() if low <= t <= high), None)
+        for t in starts
+    ]
+
+
+def check_experts(times: Tensor | Sequence[float], windows: Windows, least: int = 2) -> None:
+    """Raises `InputError` if an expert acts on fewer than `least` steps."""
+    acting = experts_by_step(times, windows)
+    for name, window in windows.items():
+        if acting.count(name) < least:
+            raise InputError(
+                f"the {name} expert with window {window} acts on {acting.count(name)} of {len(acting)} steps",
+                f"it needs {least}: raise sampling_steps or change sampling_shift",
+            )
