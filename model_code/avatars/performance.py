@@ -168,7 +168,7 @@ def draw_performance(rng: np.random.Generator, mouth: Array, *, motion: Motion) 
     expression[:, _column("browOuterUpRight")] = lift[1] * (0.7 * brow + slow_brow)
     mood = rng.normal(0.0, 1.0)
     frown = max(0.0, -0.12 * mood) * (1.0 + 0.4 * _drift(rng, n, 0.05, 0.3))
-    smile = max(0.0, 0.12 * mood) * (1.0 + 0.3 * _drift(rng, n, 0.05, 0.25))
+    smile = max(0.0, 0.12 * mood)  # held: a mouth that moves without speech would be nobody's to predict
     squint = rng.uniform(0.0, 0.15)
     for side in ("Left", "Right"):
         expression[:, _column("eyeBlink" + side)] = np.maximum(lids, 0.25 * np.maximum(-up, 0.0))

@@ -173,8 +173,13 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
     view_side = anatomy.side * scene.zoom
     distance = 3.2 * view_side
     focal = samples * distance / view_side
-    aim = anatomy.center - np.array([scene.offset[0], scene.offset[1], 0.0]) * view_side
-    aim = aim.astype(np.float32)
+    middle = np.zeros((1, 3), np.float32)  # where the turned face's centre lies on average
+    mean_rotation, mean_shift = performance.rotation.mean(0), performance.translation.mean(0)
+    raster.pose_vertices(
+        anatomy.center[None], np.ones(1), anatomy.pivot, mean_rotation, mean_shift, mean_rotation, mean_shift, middle
+    )
+    aim = np.array([middle[0, 0], middle[0, 1], anatomy.center[2]])
+    aim = (aim - np.array([scene.offset[0], scene.offset[1], 0.0]) * view_side).astype(np.float32)
     background = cv2.resize(scene.background, (size, size), interpolation=cv2.INTER_AREA)
 
     vertices = np.zeros((len(colors), 3), np.float32)

@@ -210,8 +210,10 @@ def _occluder_mesh(rng: np.random.Generator, kind: OccluderKind) -> tuple[Array,
         pieces.append((_turn(vertices, 0.35) + [radius + 0.2, -0.1, radius * 0.4], faces, skin, 0.2))
     else:
         cloth = rng.uniform(0.1, 0.6) * _tint(rng, 0.4)
-        rod, faces = _lathe(_capsule(0.5, 7.0), 20)
-        rod = _turn(rod - [0.0, 3.5, 0.0], np.pi / 2) * [1.0, rng.uniform(0.6, 0.9), 0.35]
+        along = np.linspace(-3.5, 3.5, 29)
+        radius = 0.5 * np.where(np.abs(along) == 3.5, 0.0, 1.0)
+        rod, faces = _lathe(np.stack([radius, along], 1), 20)
+        rod = _turn(rod, np.pi / 2) * [1.0, rng.uniform(0.6, 0.9), 0.35]
         rod[:, 1] += 0.06 * np.sin(rod[:, 0] * 2.1)
         rod[:, 2] -= 0.1 * rod[:, 0] ** 2
         pieces.append((rod, faces, cloth, 0.05))
