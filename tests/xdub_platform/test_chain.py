@@ -1,0 +1,164 @@
+"""The planner on a toy graph with a real Dagster instance."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+
+from xdub_platform.chain import Node, Planner, Rules, Status
+from xdub_platform.instance import NO_CAPTURE
+
+
+@dataclass
+class World:
+    """What the toy assets read and count."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    made: Counter[str] = field(default_factory=Counter)
+    broken: set[str] = field(default_factory=set)
+    together: threading.Barrier | None = None
+
+
+shards = dg.DynamicPartitionsDefinition(name="shard")
+both = dg.MultiPartitionsDefinition({"shard": shards, "variant": dg.StaticPartitionsDefinition(["a", "b"])})
+
+
+def toy(world: World, codes: dict[str, str] | None = None) -> dg.Definitions:
+    """raw (shard) -> clips (shard) -> left, right -> pairs (shard x variant) -> model -> scores."""
+
+    def make(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        name = context.asset_key.to_user_string()
+        label = f"{name}[{context.partition_key}]" if context.has_partition_key else name
+        if world.together and name in ("left", "right"):
+            world.together.wait(timeout=20)
+        if label in world.broken:
+            raise dg.Failure(f"{label} is broken")
+        world.made[label] += 1
+        return dg.MaterializeResult(data_version=dg.DataVersion(world.versions.get(label, "1")))
+
+    def asset(name: str, deps: list[str | dg.AssetDep], partitions: dg.PartitionsDefinition | None = None) -> dg.AssetsDefinition:
+        return dg.asset(name=name, deps=deps, partitions_def=partitions, code_version=(codes or {}).get(name, "1"))(make)
+
+    per_shard = dg.AssetDep("clips", partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard"))
+    return dg.Definitions(
+        assets=[
+            asset("raw", [], shards),
+            asset("clips", ["raw"], shards),
+            asset("left", ["clips"]),
+            asset("right", ["clips"]),
+            asset("pairs", [per_shard, "left"], both),
+            asset("model", ["pairs", "right"]),
+            asset("scores", ["model"]),
+        ]
+    )
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path), overrides={"compute_logs": NO_CAPTURE})) as made:
+        made.add_dynamic_partitions("shard", ["s0", "s1"])
+        yield made
+
+
+def statuses(planner: Planner, **arguments: object) -> dict[str, Status]:
+    return {str(step.node): step.status for step in planner.run(**arguments)}  # type: ignore[arg-type]
+
+
+def test_first_run_makes_everything_in_order_then_nothing(instance: dg.DagsterInstance) -> None:
+    world = World()
+    planner = Planner(toy(world), instance)
+    order: list[str] = []
+    steps = planner.run(watch=lambda step: order.append(str(step.node)) if step.status is Status.DONE else None)
+    assert {step.status for step in steps} == {Status.DONE}
+    assert order.index("raw[s1]") < order.index("clips[s1]") < order.index("left") < order.index("pairs[s0|a]")
+    assert order.index("pairs[s1|b]") < order.index("model") < order.index("scores")
+    assert sum(world.made.values()) == 2 + 2 + 2 + 4 + 2
+    assert set(statuses(planner).values()) == {Status.FRESH}
+    assert set(world.made.values()) == {1}
+
+
+def test_new_shard_makes_its_own_partitions_and_what_gathers_them(instance: dg.DagsterInstance) -> None:
+    world = World()
+    planner = Planner(toy(world), instance)
+    planner.run()
+    instance.add_dynamic_partitions("shard", ["s2"])
+    assert planner.stale(Node("clips", "s2")) == "never made"
+    done = {name for name, status in statuses(planner).items() if status is Status.DONE}
+    # left came out the same, so that the pairs of the old shards stay.
+    assert done == {"raw[s2]", "clips[s2]", "left", "right", "pairs[s2|a]", "pairs[s2|b]", "model"}
+    assert world.made["pairs[s0|a]"] == 1
+
+
+def test_a_frozen_asset_outside_the_selection_is_left_alone(instance: dg.DagsterInstance) -> None:
+    world = World()
+    planner = Planner(toy(world), instance)
+    planner.run()
+    instance.add_dynamic_partitions("shard", ["s2"])
+    outcome = statuses(planner, selection=dg.AssetSelection.all() - dg.AssetSelection.assets("left", "right"))
+    assert "left" not in outcome
+    assert outcome["pairs[s2|a]"] is Status.DONE
+    assert outcome["pairs[s0|a]"] is Status.FRESH
+
+
+def test_changed_data_travels_only_as_far_as_it_differs(instance: dg.DagsterInstance) -> None:
+    world = World()
+    Planner(toy(world), instance).run()
+    world.versions["clips[s0]"] = "2"
+    planner = Planner(toy(world, {"clips": "2"}), instance)
+    planned = {str(step.node): step.reason for step in planner.plan() if step.status is Status.RUNNING}
+    assert planned["clips[s0]"] == planned["clips[s1]"] == "its settings or code changed"
+    assert planned["scores"] == "model will be made again"
+    done = {name for name, status in statuses(planner).items() if status is Status.DONE}
+    assert done == {"clips[s0]", "clips[s1]", "left", "right", "pairs[s0|a]", "pairs[s0|b]"}
+
+
+def test_failure_blocks_what_needs_it_and_nothing_else(instance: dg.DagsterInstance) -> None:
+    world = World(broken={"clips[s1]"})
+    planner = Planner(toy(world), instance)
+    steps = {str(step.node): step for step in planner.run()}
+    assert steps["clips[s1]"].status is Status.FAILED
+    assert steps["clips[s1]"].reason == "clips[s1] is broken"
+    assert steps["pairs[s1|a]"].status is Status.BLOCKED
+    assert steps["pairs[s1|a]"].reason == "clips[s1] failed"
+    assert steps["pairs[s0|a]"].status is Status.DONE
+    assert steps["scores"].status is Status.DONE
+    world.broken = {"left"}
+    steps = {str(step.node): step for step in Planner(toy(world, {"left": "2"}), instance).run()}
+    assert steps["pairs[s1|a]"].status is Status.BLOCKED
+    assert steps["right"].status is Status.DONE
+
+
+def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
+    world = World()
+    store = {"raw[s0]": "1", "raw[s1]": "1"}
+    rules = Rules(
+        wanted=lambda node: node != Node("pairs", "s1|b"),
+        rejected=lambda node: "gate failed" if node == Node("clips", "s1") else None,
+        committed=lambda node: store.get(str(node), "1"),
+    )
+    planner = Planner(toy(world), instance, rules)
+    steps = {str(step.node): step for step in planner.run()}
+    assert "pairs[s1|b]" not in steps
+    assert steps["pairs[s1|a]"].reason == "clips[s1]: gate failed"
+    assert steps["model"].status is Status.DONE
+    store["raw[s0]"] = "gone"
+    assert planner.stale(Node("raw", "s0")) == "its data is not in the store"
+
+
+def test_independent_runs_go_on_together(instance: dg.DagsterInstance) -> None:
+    world = World(together=threading.Barrier(2))
+    steps = Planner(toy(world), instance).run(parallel=2)
+    assert {step.status for step in steps} == {Status.DONE}
+
+
+def test_runs_say_what_started_them(instance: dg.DagsterInstance) -> None:
+    planner = Planner(toy(World()), instance, started_by="schedule weekly")
+    step = planner.run("raw")[0]
+    run = instance.get_run_by_id(str(step.run_id))
+    assert run is not None
+    assert run.tags["xdub/started_by"] == "schedule weekly"

@@ -1,0 +1,291 @@
+"""The planner: runs what is stale, in the right order and the right partitions.
+
+Assets with different partitions cannot share one Dagster job. So the planner walks Dagster's own asset graph,
+one node for each asset and partition, and gives every stale node a run of its own. A node is stale when it was
+never materialised, its code version (which hashes its settings) changed, or the data version of an input is
+not the one it was made from. It knows no asset by name; demo, command line, jobs and schedules all use it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    extract_data_provenance_from_entry,
+    extract_data_version_from_entry,
+)
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.event_api import EventLogRecord
+
+log = logging.getLogger(__name__)
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+STARTED_BY_TAG = "xdub/started_by"
+PLAN_TAG = "xdub/plan"
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """One partition of one asset; `partition` is None where the asset has none."""
+
+    asset: str
+    partition: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.asset}[{self.partition}]" if self.partition else self.asset
+
+
+class Status(StrEnum):
+    """What became of a node."""
+
+    FRESH = "fresh"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a plan and what happened to it.
+
+    Attributes:
+        node: Asset and partition.
+        status: Where it stands.
+        reason: Why it runs, why it failed, or what blocks it; one line.
+        seconds: How long it ran.
+        run_id: Dagster's run.
+    """
+
+    node: Node
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the planner cannot read off the graph.
+
+    Attributes:
+        wanted: Whether a partition is to exist at all (held-out shards have no pairs).
+        rejected: Why a materialised node's data must not be built upon (its gate failed), or None.
+        committed: The version that lies in the store, or None; a node whose data is not there is missing.
+    """
+
+    wanted: Callable[[Node], bool] = lambda node: True
+    rejected: Callable[[Node], str | None] = lambda node: None
+    committed: Callable[[Node], str | None] | None = None
+
+
+class Planner:
+    """Plans and runs the assets of `defs` on `instance`.
+
+    Args:
+        defs: Dagster definitions with assets.
+        instance: Where materialisations are recorded.
+        rules: See `Rules`.
+        started_by: Goes into the tags of every run.
+    """
+
+    def __init__(
+        self, defs: dg.Definitions, instance: dg.DagsterInstance, rules: Rules | None = None, started_by: str = "planner"
+    ) -> None:
+        self.defs = defs
+        self.instance = instance
+        self.rules = rules or Rules()
+        self.started_by = started_by
+        self.graph = defs.resolve_asset_graph()
+
+    @cached_property
+    def job(self) -> dg.JobDefinition:
+        """The job of all assets, of which every run takes one."""
+        return self.defs.resolve_implicit_global_asset_job_def()
+
+    def nodes(self, selection: str | dg.AssetSelection = "*") -> list[Node]:
+        """All wanted nodes of the selected assets in topological order."""
+        chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
+        keys = chosen.resolve(self.graph)
+        ordered = [key for key in self.graph.toposorted_asset_keys if key in keys and self.graph.get(key).is_materializable]
+        return [node for key in ordered for node in self._nodes_of(key)]
+
+    def parents(self, node: Node) -> list[Node]:
+        """The nodes that `node` is made from."""
+        found: list[Node] = []
+        key = dg.AssetKey(node.asset)
+        for parent in sorted(self.graph.get(key).parent_keys):
+            name = parent.to_user_string()
+            if self.graph.get(parent).partitions_def is None:
+                found.append(Node(name))
+            elif node.partition is None:
+                found += self._nodes_of(parent)
+            else:
+                with partition_loading_context(dynamic_partitions_store=self.instance):
+                    mapped = self.graph.get_parent_partition_keys_for_child(node.partition, parent, key)
+                    found += [Node(name, each) for each in sorted(mapped.partitions_subset.get_partition_keys())]
+        return [parent_node for parent_node in found if self.rules.wanted(parent_node)]
+
+    def stale(self, node: Node) -> str | None:
+        """Why `node` has to be made (again), or None where it is fresh."""
+        record = self._latest(node)
+        if record is None:
+            return "never made"
+        version = extract_data_version_from_entry(record.event_log_entry)
+        if self.rules.committed and self.rules.committed(node) != (version.value if version else None):
+            return "its data is not in the store"
+        tags = (record.asset_materialization.tags if record.asset_materialization else None) or {}
+        if self.graph.get(dg.AssetKey(node.asset)).code_version != tags.get(CODE_VERSION_TAG):
+            return "its settings or code changed"
+        provenance = extract_data_provenance_from_entry(record.event_log_entry)
+        pointers = provenance.input_storage_ids if provenance else {}
+        for parent in self.parents(node):
+            if self._changed_since(parent, pointers.get(dg.AssetKey(parent.asset))):
+                return f"{parent} changed"
+        return None
+
+    def plan(self, selection: str | dg.AssetSelection = "*") -> list[Step]:
+        """What a run would do if every stale node came out different; runs nothing."""
+        steps: list[Step] = []
+        running: set[Node] = set()
+        for node in self.nodes(selection):
+            reason = self.stale(node)
+            upstream = next((parent for parent in self.parents(node) if parent in running), None)
+            if reason is None and upstream:
+                reason = f"{upstream} will be made again"
+            if reason:
+                running.add(node)
+            steps.append(Step(node, Status.RUNNING if reason else Status.FRESH, reason or ""))
+        return steps
+
+    def run(
+        self,
+        selection: str | dg.AssetSelection = "*",
+        *,
+        parallel: int = 1,
+        watch: Callable[[Step], None] = lambda step: None,
+    ) -> list[Step]:
+        """Runs every stale node whose inputs are in order; a failure blocks only what is made from it.
+
+        Whether a node is stale is decided when its inputs are done, so that an input which comes out the same
+        stops the wave there.
+
+        Args:
+            selection: Assets in Dagster's selection syntax.
+            parallel: Runs that may go on at once.
+            watch: Called with every step as it starts and ends, from this thread.
+
+        Returns:
+            One step for each selected node, in topological order.
+        """
+        order = self.nodes(selection)
+        plan_id = uuid.uuid4().hex[:12]
+        steps: dict[Node, Step] = {}
+        pending = list(order)
+        parents = {node: self.parents(node) for node in order}
+        running: dict[Future[Step], Node] = {}
+
+        def settle(step: Step) -> None:
+            steps[step.node] = step
+            watch(step)
+
+        with ThreadPoolExecutor(max_workers=parallel) as pool:
+            while pending or running:
+                for node in list(pending):
+                    if any(parent in pending or parent in running.values() for parent in parents[node]):
+                        continue
+                    if len(running) >= parallel:
+                        break
+                    pending.remove(node)
+                    blocked = self._blocked(node, parents[node], steps)
+                    reason = None if blocked else self.stale(node)
+                    if blocked:
+                        settle(Step(node, Status.BLOCKED, blocked))
+                    elif reason is None:
+                        settle(Step(node, Status.FRESH))
+                    else:
+                        watch(Step(node, Status.RUNNING, reason))
+                        running[pool.submit(self._execute, node, plan_id)] = node
+                if running:
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        del running[future]
+                        settle(future.result())
+        return [steps[node] for node in order]
+
+    def _execute(self, node: Node, plan_id: str) -> Step:
+        start = time.monotonic()
+        result = self.job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(node.asset)],
+            partition_key=node.partition,
+            raise_on_error=False,
+            run_config=QUIET,
+            tags={STARTED_BY_TAG: self.started_by, PLAN_TAG: plan_id},
+        )
+        status = Status.DONE if result.success else Status.FAILED
+        return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)
+
+    def _blocked(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> str | None:
+        """Why `node` cannot be made now.
+
+        An asset without partitions gathers what its partitioned inputs have; it decides itself whether that is
+        enough. Everything else needs each of its inputs.
+        """
+        for parent in parents:
+            if node.partition is None and parent.partition is not None:
+                continue
+            step = steps.get(parent)
+            if step and step.status in (Status.FAILED, Status.BLOCKED):
+                return f"{parent} {step.status}"
+            if self._latest(parent) is None:
+                return f"{parent} was never made"
+            rejected = self.rules.rejected(parent)
+            if rejected:
+                return f"{parent}: {rejected}"
+        return None
+
+    def _nodes_of(self, key: dg.AssetKey) -> list[Node]:
+        name, partitions = key.to_user_string(), self.graph.get(key).partitions_def
+        keys: Iterable[str | None] = [None]
+        if partitions is not None:
+            with partition_loading_context(dynamic_partitions_store=self.instance):
+                keys = sorted(str(each) for each in partitions.get_partition_keys())
+        return [node for node in (Node(name, each) for each in keys) if self.rules.wanted(node)]
+
+    def _latest(self, node: Node, before: int | None = None) -> EventLogRecord | None:
+        return self.instance.get_latest_data_version_record(
+            dg.AssetKey(node.asset), False, node.partition, before_cursor=before
+        )
+
+    def _changed_since(self, parent: Node, pointer: int | None) -> bool:
+        latest = self._latest(parent)
+        if latest is None or (pointer is not None and latest.storage_id <= pointer):
+            return False
+        before = self._latest(parent, before=pointer + 1) if pointer is not None else None
+        if before is None:
+            return True
+        versions = [extract_data_version_from_entry(record.event_log_entry) for record in (before, latest)]
+        return versions[0] != versions[1]
+
+
+def failure_line(events: Sequence[dg.DagsterEvent]) -> str:
+    """One line on why a run failed; empty if it did not."""
+    for event in events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description.splitlines()[0]
+            if data.error:
+                deepest = data.error.cause or data.error
+                return " ".join(deepest.message.split())
+    return next((" ".join((event.message or "").split()) for event in events if event.is_failure), "")
