@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import espeakng_loader  # type: ignore[import-untyped]
+import espeakng_loader
 import numpy as np
 from scipy.signal import resample_poly
 
@@ -45,7 +45,7 @@ _RESPELL = {
     "zh": (("ts.", "tʂ"), ("s.", "ʂ"), ("i.", "ɨ"), ("i̪", "ɨ"), ("nɡ", "ŋ")),
     "yue": (("nɡ", "ŋ"), ("oe", "œ"), ("eo", "ɵ"), ("yu", "y"), ("aa", "aː"), ("c", "tsʰ")),
 }
-_MARKS = str.maketrans("", "", "ˈˌ-.\"^")
+_MARKS = str.maketrans("", "", 'ˈˌ-."^')
 
 #: Voice variants that sound like people (no whispers, robots or echoes).
 VARIANTS = (

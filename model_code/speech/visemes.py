@@ -200,7 +200,8 @@ def mouth_coefficients(speech: Utterance | tuple[Phoneme, ...], n_frames: int, f
     times = (np.arange(int(np.ceil(n_frames * per_frame))) + 0.5) / _GRID
     blend = _blend(spoken, times, samples)
     closing = _closures(spoken, times)
-    frames = np.minimum((np.arange(n_frames)[:, None] + np.linspace(0.1, 0.9, 8)) * per_frame, len(times) - 1).astype(int)
+    moments = (np.arange(n_frames)[:, None] + np.linspace(0.1, 0.9, 8)) * per_frame
+    frames = np.minimum(moments.astype(int), len(times) - 1)
     mean = blend[frames].mean(1)
     closed = closing[frames].max(1)  # a closure of half a frame must still be seen
     return _to_arkit(mean, closed)
@@ -241,9 +242,7 @@ def _blend(
     return np.concatenate([jaw_track, shape_track, fine_track], axis=1)
 
 
-def _loudness(
-    spoken: list[tuple[str, float, float, int]], samples: NDArray[np.float32] | None
-) -> NDArray[np.float64]:
+def _loudness(spoken: list[tuple[str, float, float, int]], samples: NDArray[np.float32] | None) -> NDArray[np.float64]:
     """Effort of each phone, 0.85 to 1.15, from its loudness against the others'."""
     if samples is None or not spoken:
         return np.ones(len(spoken))

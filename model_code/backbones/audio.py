@@ -1,0 +1,144 @@
+"""The audio encoder: speech features at 50 Hz, in the place of Whisper's encoder.
+
+It is trained to name the viseme that is spoken and to predict the mouth (``model_code.training.audio_encoder``);
+its features are the layer before those two heads, so they hold what a dubber needs and little of the voice.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model_code.backbones.saved import SavedModule
+from model_code.media.audio import log_mel
+from model_code.speech.visemes import GROUPS, SPEECH_COEFFICIENTS
+
+Floats = NDArray[np.float32]
+Array = TypeVar("Array", NDArray[np.float32], Tensor)
+
+FEATURE_RATE = 50
+_CHUNK = 1000  # features per pass
+_MARGIN = 20  # features of context on either side; the receptive field is 15
+
+
+class _Norm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, N): every moment by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class _Block(nn.Module):
+    """A residual dilated convolution over time and a pointwise layer."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.norm = _Norm(width)
+        self.time = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.point = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.point(F.gelu(self.time(self.norm(x))))
+
+
+class AudioEncoderConfig(BaseModel):
+    """Shape of an `AudioEncoder`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bands: int = Field(80, description="Mel bands of the input.")
+    width: int = Field(192, description="Channels inside.")
+    dilations: tuple[int, ...] = Field((1, 2, 3, 4, 1), description="One residual block each, in features of 20 ms.")
+    features: int = Field(64, description="Width of the output.")
+    groups: int = Field(len(GROUPS), description="Viseme classes of the first head.")
+    coefficients: int = Field(len(SPEECH_COEFFICIENTS), description="Mouth coefficients of the second head.")
+
+
+class AudioEncoder(SavedModule[AudioEncoderConfig]):
+    """Convolutional encoder of log-mel spectra with a receptive field of about +-0.25 s."""
+
+    config_type = AudioEncoderConfig
+
+    def __init__(self, config: AudioEncoderConfig | None = None) -> None:
+        super().__init__(config or AudioEncoderConfig())
+        width, features = self.config.width, self.config.features
+        self.stem = nn.Conv1d(self.config.bands, width, 8, stride=2, padding=3)
+        self.blocks = nn.ModuleList(_Block(width, dilation) for dilation in self.config.dilations)
+        self.norm = _Norm(width)
+        self.features = nn.Conv1d(width, features, 1)
+        self.group_head = nn.Conv1d(features, self.config.groups, 1)
+        self.coefficient_head = nn.Conv1d(features, self.config.coefficients, 1)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def hidden(self, mel: Tensor) -> Tensor:
+        """Features before normalisation, (B, features, N), from log-mel (B, 2N, bands)."""
+        x = self.stem(mel.transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return self.features(F.gelu(self.norm(x)))
+
+    def heads(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Viseme logits (B, groups, N) and mouth coefficients (B, coefficients, N) from `hidden`."""
+        return self.group_head(hidden), self.coefficient_head(hidden)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Features (B, N, features) of zero mean and unit variance from log-mel (B, 2N, bands)."""
+        hidden = self.hidden(mel).transpose(1, 2)
+        return (hidden - self.mean) / self.scale
+
+    @torch.no_grad()
+    def encode(self, samples: Floats) -> Floats:
+        """Features (ceil(N / 320), features) of `samples` (N,) at 16 kHz.
+
+        Long sound goes through in chunks that overlap by more than the receptive field: the result is that of
+        the whole, in bounded memory.
+        """
+        mel = log_mel(samples)
+        if len(mel) == 0:
+            return np.zeros((0, self.config.features), np.float32)
+        count = -(-len(mel) // 2)
+        mel = np.pad(mel, ((0, 2 * count - len(mel)), (0, 0)), constant_values=-1.0)
+        parts = []
+        for start in range(0, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            first, last = max(0, start - _MARGIN), min(count, stop + _MARGIN)
+            chunk = torch.from_numpy(mel[2 * first : 2 * last])[None].to(self.mean.device)
+            features = self(chunk)[0].float().cpu().numpy()
+            parts.append(features[start - first : start - first + stop - start])
+        return np.concatenate(parts)
+
+
+def window_indices(n_features: int, n_latent_frames: int, window: int, start_frame: int = 0) -> NDArray[np.int64]:
+    """Which 50 Hz features each latent frame sees (RECIPE section 3, generalised from 8 to any even `window`).
+
+    With 8 features latent frame 0 sees video frames s-3..s and latent frame i > 0 sees s+4(i-1)+1..s+4i, two
+    features a frame; a wider window grows evenly on both sides. Indices are clamped to what exists.
+
+    Args:
+        n_features: Features at hand.
+        n_latent_frames: Latent frames F of the clip.
+        window: Features a latent frame sees.
+        start_frame: Video frame s of the sound at which the clip starts.
+
+    Returns:
+        (F, window) indices.
+    """
+    first = 2 * (start_frame + 4 * np.arange(n_latent_frames) - 3) - (window - 8) // 2
+    return np.clip(first[:, None] + np.arange(window), 0, max(n_features - 1, 0)).astype(np.int64)
+
+
+def audio_windows(features: Array, n_latent_frames: int, window: int, start_frame: int = 0) -> Array:
+    """Features (N, D), array or tensor, gathered for each latent frame by `window_indices`: (F, window, D)."""
+    indices = window_indices(len(features), n_latent_frames, window, start_frame)
+    if isinstance(features, Tensor):
+        return features[torch.from_numpy(indices).to(features.device)]
+    return features[indices]
