@@ -100,7 +100,7 @@ class PerceptualEncoder(nn.Module):
         """Reads what `save_pretrained` wrote, in evaluation mode and single precision."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} holds no perceptual encoder", "expected config.json and model.safetensors there")
+            raise InputError(f"{folder} holds no perceptual encoder", "expected config.json and model.safetensors")
         encoder = cls(PerceptualConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
         encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
         return encoder.eval()

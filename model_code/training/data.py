@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model_code.backbones.audio import AudioEncoder, audio_windows
 from model_code.backbones.codec import LatentCodec
-from model_code.faces.masks import face_mask, lip_mask
+from model_code.faces.masks import face_loss_mask, inpaint_mask, lip_mask
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 
@@ -95,16 +95,9 @@ def mask_track(mask: np.ndarray, grid: tuple[int, int]) -> LatentTrack:
     return LatentTrack(pooled[::TEMPORAL][None].half().contiguous(), blocks[None].half().contiguous())
 
 
-def inpainting_mask(landmarks: np.ndarray, size: int, occluder: np.ndarray | None) -> np.ndarray:
-    """(T, S, S) float, 1 = keep, 0 = inpaint: not M_face or M_occ (paper, pair construction)."""
-    keep = 1.0 - face_mask(landmarks, size).astype(np.float32)
-    return keep if occluder is None else np.maximum(keep, occluder.astype(np.float32))
-
-
 def masked_frames(frames: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Frames with the inpainted region painted mid-grey (zero for the network)."""
-    mixed = frames.astype(np.float32) * keep[..., None] + 127.5 * (1.0 - keep[..., None])
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    """Frames (T, H, W, 3) with what `keep` (T, H, W) leaves out painted mid-grey (zero for the network)."""
+    return np.where(keep[..., None], frames, np.uint8(128))
 
 
 @dataclass(frozen=True)
@@ -167,12 +160,12 @@ class ClipEncoder:
         size = clip.frames.shape[1]
         tracks = {"target": encode_track(clip.frames, self.codec, self.device)}
         if masked:
-            keep = inpainting_mask(clip.landmarks, size, clip.occluder)
+            keep = inpaint_mask(clip.landmarks, size, clip.occluder)
             tracks["masked"] = encode_track(masked_frames(clip.frames, keep), self.codec, self.device)
         if companion is not None:
             tracks["companion"] = encode_track(companion, self.codec, self.device)
         height, width = tracks["target"].singles.shape[-2:]
-        tracks["face"] = mask_track(face_mask(clip.landmarks, size), (int(height), int(width)))
+        tracks["face"] = mask_track(face_loss_mask(clip.landmarks, size), (int(height), int(width)))
         tracks["lip"] = mask_track(lip_mask(clip.landmarks, size), (int(height), int(width)))
         tensors = {"audio": torch.as_tensor(np.asarray(self.audio_encoder.encode(clip.audio))).half().contiguous()}
         for name, track in tracks.items():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from model_code.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from model_code.training.data import TrainingSet
+from model_code.training.data import Batch, TrainingSet
 from model_code.training.phases import Phase, StepResult
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ GUARD_FACTOR = 12.0
 """A gradient this many times the median of the remembered ones is a spike; its update is skipped."""
 MAX_SKIPS = 25
 """Consecutive skipped updates after which the run stops."""
+PREFETCH = 4
+"""Batches made ahead for an accelerator."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -124,8 +127,8 @@ class Trainer:
         """
         self.model.train()
         last = min(self.config.steps, until if until is not None else self.config.steps)
-        while self.step < last:
-            self._one_step()
+        for batch in self._batches(last):
+            self._one_step(batch)
             if self.folder is not None and self.step % self.config.checkpoint_every == 0 and self.step < last:
                 self.save()
         if self.folder is not None:
@@ -167,10 +170,22 @@ class Trainer:
         self.curves, self.step = Curves(**checkpoint.state), checkpoint.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
 
-    def _one_step(self) -> None:
+    def _batches(self, last: int) -> Iterator[Batch]:
+        """The batches up to step `last`; beside an accelerator the next one is put together meanwhile."""
+        steps = range(self.step, last)
+        if self.device.type == "cpu":
+            yield from (self.phase.draw(self.data, step) for step in steps)
+            return
+        with ThreadPoolExecutor(PREFETCH) as pool:
+            futures = {step: pool.submit(self.phase.draw, self.data, step) for step in steps[:PREFETCH]}
+            for step in steps:
+                yield futures.pop(step).result().to(self.device)
+                if step + PREFETCH < last:
+                    futures[step + PREFETCH] = pool.submit(self.phase.draw, self.data, step + PREFETCH)
+
+    def _one_step(self, batch: Batch) -> None:
         config, step = self.config, self.step
         generator = torch.Generator().manual_seed(seed_for("step", config.seed, config.phase, step))
-        batch = self.phase.draw(self.data, step).to(self.device)
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model_code.config import Prediction
-from model_code.diffusion.flow import to_velocity
+from model_code.diffusion.flow import velocity_target
 
 
 def region_weights(face: Tensor, lip: Tensor, face_weight: float, lip_weight: float) -> Tensor:
@@ -41,22 +41,13 @@ def velocity_loss(
         (B,) losses.
     """
     if prediction == "v":
-        error = (raw.float() - (noise - clean)).square()
+        error = (raw.float() - velocity_target(clean, noise)).square()
     else:
         scale = t.clamp_min(1e-4).pow(-2).clamp_max(weight_max)
         error = (raw.float() - clean).square() * scale[:, None, None, None, None]
     mask = learned[:, None, :, None, None]
     total = (error * weights * mask).flatten(1).sum(1)
     return total / (mask.flatten(1).sum(1) * error.shape[1] * error.shape[3] * error.shape[4])
-
-
-def clipped_latents(
-    raw: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t: Tensor, prediction: Prediction, t_max: float
-) -> Tensor:
-    """z0 + (v - v^) min(t, t_max): the estimate that the pixel losses decode; only the loss is clipped."""
-    timestep = t[:, None].expand(-1, clean.shape[2])
-    estimate = to_velocity(raw.float(), noisy, timestep, prediction)
-    return clean + ((noise - clean) - estimate) * t.clamp_max(t_max)[:, None, None, None, None]
 
 
 class FrameCritic(Protocol):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from model_code.backbones.codec import LatentCodec
 from model_code.config import FlowConfig, PhaseConfig
-from model_code.diffusion.flow import add_noise, sample_timesteps
+from model_code.diffusion.flow import add_noise, clipped_estimate, sample_timesteps, to_velocity, velocity_target
 from model_code.seeding import rng_for
 from model_code.training.data import TEMPORAL, Batch, TrainingSet, latent_length
-from model_code.training.losses import FrameCritic, SyncCritic, clipped_latents, region_weights, velocity_loss
+from model_code.training.losses import FrameCritic, SyncCritic, region_weights, velocity_loss
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ModelInputs:
     """One forward pass.
 
     Attributes:
-        latents: (B, C [+ context], F, h, w) what the transformer sees.
+        latents: (B, [context +] C, F, h, w) what the transformer sees.
         timestep: (B, F) 0 on clean motion frames, t elsewhere.
         reference: (B, C, R, h, w).
         audio: (B, F, window, D), or None with the audio cross-attention off.
@@ -68,6 +68,14 @@ class Critics:
     perceptual: FrameCritic | None = None
 
 
+def noise_like(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise from the CPU `generator`; elsewhere from the device's own, seeded by it."""
+    if clean.device.type == "cpu":
+        return torch.randn(clean.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.randn(clean.shape, generator=torch.Generator(clean.device).manual_seed(seed), device=clean.device)
+
+
 def _drop(generator: torch.Generator, count: int, probability: float, device: torch.device) -> Tensor:
     return (torch.rand(count, generator=generator) < probability).to(device)
 
@@ -104,7 +112,7 @@ class Phase:
         config, device = self.config, batch.target.device
         count, frames = batch.target.shape[0], batch.target.shape[2]
         t = sample_timesteps(count, config.shift, generator=generator).to(device)
-        noise = torch.randn(batch.target.shape, generator=generator).to(device)
+        noise = noise_like(batch.target, generator)
         motion = latent_length(config.motion_frames) if config.motion_frames else 0
         has_motion = ~_drop(generator, count, config.motion_drop, device)
         no_audio = _drop(generator, count, config.audio_drop, device)
@@ -117,7 +125,7 @@ class Phase:
         reference = self.reference(batch) * (~no_reference).float()[:, None, None, None, None]
         audio: Tensor | None = batch.audio * (~no_audio).float()[:, None, None, None]
         return ModelInputs(
-            latents=noisy if context is None else torch.cat([noisy, context], dim=1),
+            latents=noisy if context is None else torch.cat([context, noisy], dim=1),
             timestep=timestep,
             reference=reference,
             audio=audio,
@@ -159,15 +167,9 @@ class Phase:
     def decoded(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> Tensor:
         """The window's first latent frames of the clipped estimate, decoded: (B, 3, 13, H, W)."""
         assert self.critics.codec is not None
-        latents = clipped_latents(
-            raw,
-            batch.target,
-            inputs.noise,
-            inputs.noisy,
-            inputs.t,
-            self.flow.prediction,
-            self.config.pixel_t_max,
-        )
+        predicted = to_velocity(raw.float(), inputs.noisy, inputs.t, self.flow.prediction)
+        velocity = velocity_target(batch.target, inputs.noise)
+        latents = clipped_estimate(batch.target, velocity, predicted, inputs.t, self.config.pixel_t_max)
         return self.critics.codec.decode(latents[:, :, : self.config.pixel_latent_frames])
 
 
@@ -183,19 +185,23 @@ class GeneratorPhase(Phase):
 
 
 class BasePhase(GeneratorPhase):
-    """The generator's task mixed with image-to-video (nothing kept), references of one or more frames."""
+    """Video completion: what is kept of the video comes through the channels, or as reference tokens.
+
+    Half of the steps are the generator's task; in the others the masked video stands in the reference's place
+    at the same time, so that the tokens that the editor will read are known before it sees its first pair.
+    """
+
+    def through_tokens(self, step: int) -> bool:
+        """Whether this step's context arrives as reference tokens."""
+        return bool(rng_for("context", self.config.seed, step).random() < self.config.token_context)
 
     def draw(self, data: TrainingSet, step: int) -> Batch:
-        """Every fourth step takes a whole other window as reference: the editor will."""
-        longer = rng_for("reference", self.config.seed, step).random() < 0.25
-        frames = 1 + data.length // 2 if longer else 1
-        return data.batch(self.config.seed, step, self.config.batch_size, reference_frames=frames)
-
-    def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """The generator's context, zeroed where the window is made from the reference alone."""
-        assert batch.masked is not None
-        nothing_kept = _drop(generator, len(batch.masked), self.config.image_to_video, batch.masked.device)
-        return batch.masked * (~nothing_kept).float()[:, None, None, None, None]
+        """The generator's batch, or one whose reference is its own masked video and whose channels are empty."""
+        batch = super().draw(data, step)
+        if self.through_tokens(step):
+            assert batch.masked is not None, "the base trains on clips encoded with masked=True"
+            batch.reference, batch.masked = batch.masked, torch.zeros_like(batch.masked)
+        return batch
 
 
 class EditorPhase(Phase):
