@@ -64,7 +64,9 @@ class TransformerConfig(Config):
     ffn_dim: int = 768
     freq_dim: int = 128
     in_channels: int = 48
-    context_channels: int = Field(0, description="Extra input channels (the generator's masked video); 0 in the editor.")
+    context_channels: int = Field(
+        0, description="Extra input channels (the generator's masked video); 0 in the editor."
+    )
     out_channels: int = 48
     patch_size: tuple[int, int, int] = (1, 2, 2)
     text_dim: int | None = Field(
@@ -89,16 +91,25 @@ class FlowConfig(Config):
     prediction: Prediction = Field(
         "x",
         description="What the network's last layer means; losses and windows stay in v and t.",
-        json_schema_extra=deviation("v", "token width exceeds a tiny model's width; v-prediction then learns far slower"),
+        json_schema_extra=deviation(
+            "v", "token width exceeds a tiny model's width; v-prediction then learns far slower"
+        ),
     )
     velocity_weight_max: float = Field(
         4.0,
         description="x-prediction: an error of z0 weighs 1/t^2 in v; this caps it, or small t would drown all others.",
     )
     sampling_steps: int = Field(8, json_schema_extra=deviation("50", "two CPU cores"))
-    sampling_shift: float = Field(1.5, json_schema_extra=deviation("unstated; release 5.0", "few steps must reach both experts' windows"))
-    reference_guidance: float = Field(1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement"))
-    audio_guidance: float = Field(1.5, json_schema_extra=deviation("10 s^1.5 (release)", "raises width and pucker, costs PSNR; set by measurement"))
+    sampling_shift: float = Field(
+        1.5, json_schema_extra=deviation("unstated; release 5.0", "few steps must reach both experts' windows")
+    )
+    reference_guidance: float = Field(
+        1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
+    )
+    audio_guidance: float = Field(
+        1.5,
+        json_schema_extra=deviation("10 s^1.5 (release)", "raises width and pucker, costs PSNR; set by measurement"),
+    )
     lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
     texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")
 
@@ -126,10 +137,14 @@ class PhaseConfig(Config):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.99
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="Learning rate after the warm-up; cosine ends at a tenth.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="Learning rate after the warm-up; cosine ends at a tenth."
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
-    image_to_video: float = Field(0.2, description="Base: share of windows that are made from the reference alone, nothing kept.")
-    clip_frames: int = Field(25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length"))
+    token_context: float = Field(0.5, description="Base: share of steps whose masked video comes as reference tokens.")
+    clip_frames: int = Field(
+        25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length")
+    )
     motion_frames: int = Field(5, description="Clean pixel frames at a window's start; 5 frames are 2 latent frames.")
     motion_drop: float = Field(0.5, description="Probability of training without motion frames.")
     audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
@@ -150,7 +165,10 @@ class PhaseConfig(Config):
 class FilterConfig(Config):
     """What a companion pair must satisfy; calibrated on graded bad pairs."""
 
-    identity_cosine: float = Field(0.85, json_schema_extra=deviation("0.85 (ArcFace)", "our own encoder: calibrated against the nearest other identity"))
+    identity_cosine: float = Field(
+        0.85,
+        json_schema_extra=deviation("0.85 (ArcFace)", "our own encoder: calibrated against the nearest other identity"),
+    )
     mouth_distance: float = Field(1.0, description="Mean lip landmark distance in the 112 px ArcFace template.")
     aspect_mean: float = Field(4.0, description="Mean of six quality aspects on a 1-5 scale.")
 
@@ -176,3 +194,32 @@ class BenchmarkConfig(Config):
     heads_seed: int | None = Field(None, description="None: the corpus's held-out heads; else freshly drawn ones.")
     cases: int = 8
     seconds: float = 3.0
+
+
+class PretrainConfig(Config):
+    """The shipped base: its footage and the budget of each network, in steps."""
+
+    seed: int = 0
+    heads: int = 600
+    heldout_heads: int = Field(24, description="The last heads of the footage; only cards see them.")
+    seconds: float = 3.1
+    frame_size: int = 192
+    crop_size: int = 96
+    processes: int = 2
+    codec_steps: int = 1500
+    landmarker_steps: int = 1500
+    perceptual_steps: int = 600
+    audio_encoder_steps: int = 1500
+    mouth_reader_steps: int = 700
+    identity_judge_steps: int = 700
+    prior: PhaseConfig = PhaseConfig(
+        phase="base",
+        steps=5000,
+        batch_size=8,
+        learning_rate=8e-4,
+        shift=3.0,
+        ema_decay=0.998,
+        face_weight=1.0,
+        lip_weight=3.0,
+        checkpoint_every=250,
+    )
