@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from model_code.avatars.avatar import ARKIT_NAMES
+from model_code.avatars.head import build_head, draw_head
+from model_code.avatars.performance import Motion, Performance, draw_performance
+from model_code.avatars.render import render
+from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
+from model_code.avatars.seeds import head_seed
+from model_code.faces.crop import crop
+from model_code.faces.track import face_box
+from model_code.metrics.evaluators.trunk import CROP
+from model_code.seeding import rng_for
+from model_code.speech.espeak import VOICES, synthesize
+from model_code.speech.sentences import random_sentence
+from model_code.speech.visemes import mouth_coefficients
 
 
 @dataclass(frozen=True)
@@ -61,3 +75,110 @@ class EvaluatorFootage:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             return cls(*(data[name] for name in ("crops", "curves", "heads", "kinds", "held_out")))
+
+
+def random_mouth(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    """Unrelated mouths, strong and independent in every direction: ARKit coefficients (T,52).
+
+    Speech alone ties width and pucker to opening; a reader trained on it would guess one from the other.
+    """
+    values = {name: np.zeros(n_frames) for name in ARKIT_NAMES}
+
+    def some(share: float, low: float, high: float) -> np.ndarray:
+        return np.where(rng.random(n_frames) < share, rng.uniform(low, high, n_frames), 0.0)
+
+    values["jawOpen"] = some(0.8, 0.0, 0.85) * rng.uniform(0.3, 1.0, n_frames)
+    values["mouthClose"] = values["jawOpen"] * some(0.25, 0.2, 1.0)
+    values["mouthPucker"], values["mouthFunnel"] = some(0.35, 0.1, 1.0), some(0.35, 0.1, 0.9)
+    values["tongueOut"] = some(0.05, 0.1, 0.6)
+    values["jawLeft"], values["jawRight"] = some(0.08, 0.0, 0.3), some(0.08, 0.0, 0.3)
+    for stem, share, high in (
+        ("mouthStretch", 0.3, 0.9), ("mouthSmile", 0.3, 0.8), ("mouthFrown", 0.15, 0.6), ("mouthDimple", 0.15, 0.6),
+        ("mouthPress", 0.12, 0.7), ("mouthLowerDown", 0.3, 0.7), ("mouthUpperUp", 0.3, 0.6),
+    ):  # fmt: skip
+        strength = some(share, 0.05, high)
+        for side in ("Left", "Right"):
+            values[stem + side] = strength * rng.uniform(0.8, 1.0, n_frames)
+    for name in ("mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper"):
+        values[name] = some(0.12, 0.05, 0.6)
+    return np.stack([values[name] for name in ARKIT_NAMES], 1).astype(np.float32)
+
+
+def render_head(
+    seed: int, *, frames: int = 100, scenes: int = 4, size: int = 192
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Single frames of one head in several scenes, cropped with jitter.
+
+    Every scene is a long performance of which every tenth frame is kept, so that pose, gaze and light differ between
+    frames; its mouths are half random, half speech.
+
+    Args:
+        seed: Head seed of the evaluator range.
+        frames: Frames altogether.
+        scenes: Scenes that they come from; conditions change from one to the next.
+        size: Side of the raw frames in pixels.
+
+    Returns:
+        (crops uint8 (N,96,96,3), curves (N,3), kind).
+    """
+    avatar = build_head(draw_head(seed))
+    crops, curves = [], []
+    for number in range(scenes):
+        rng = rng_for("evaluator footage", seed, number)
+        count = frames // scenes
+        condition = CONDITIONS[(seed + number) % len(CONDITIONS)]
+        keep = np.arange(count) * 10 + rng.integers(0, 10, count)
+        language = str(rng.choice(list(VOICES)))
+        speech = synthesize(random_sentence(rng, language, 30), language, voice=int(rng.integers(0, 1 << 20)))
+        spoken = mouth_coefficients(speech, 10 * count)
+        motion: Motion = "profile" if condition == "profile" else "lively" if rng.random() < 0.5 else "calm"
+        performance = draw_performance(rng, spoken, motion=motion)
+        said = spoken[keep % max(1, min(10 * count, int(speech.seconds * 25)))]
+        mouth = np.where(rng.random((count, 1)) < 0.5, random_mouth(rng, count), said)
+        expression = performance.expression[keep]
+        coefficients = np.clip(expression + mouth, 0, 1).astype(np.float32)
+        chosen = Performance(coefficients, performance.rotation[keep], performance.translation[keep], expression)
+        rendered = render(avatar, chosen, _take(draw_scene(rng, 10 * count, condition), keep), size)
+        crops.append(crop(rendered.frames, _jittered_boxes(rng, rendered.landmarks), CROP))
+        curves.append(rendered.mouth)
+    return np.concatenate(crops), np.concatenate(curves), avatar.kind
+
+
+def render_footage(heads: int, frames: int, held_out: int, *, scenes: int = 4, start: int = 0) -> EvaluatorFootage:
+    """Renders `heads` evaluator heads with `frames` frames each; the last `held_out` heads are kept for scoring.
+
+    Args:
+        start: Index of the first head in the evaluator range.
+    """
+    seeds = [head_seed("EVALUATOR", start + index) for index in range(heads)]
+    parts = [render_head(seed, frames=frames, scenes=scenes) for seed in seeds]
+    counts = [len(crops) for crops, _, _ in parts]
+    return EvaluatorFootage(
+        np.concatenate([crops for crops, _, _ in parts]),
+        np.concatenate([curves for _, curves, _ in parts]).astype(np.float32),
+        np.repeat(np.array(seeds, np.int64), counts),
+        np.repeat(np.array([kind for _, _, kind in parts]), counts),
+        np.array(seeds[len(seeds) - held_out :], np.int64),
+    )
+
+
+def _take(scene: Scene, keep: np.ndarray) -> Scene:
+    varying = {
+        name: getattr(scene, name)[keep]
+        for name in ("light_directions", "light_colors", "sky", "ground", "background_gain")
+    }
+    thing = scene.occluder
+    if thing is not None:
+        thing = replace(thing, path=thing.path[keep], rotation=thing.rotation[keep])
+    return replace(scene, **varying, occluder=thing)
+
+
+def _jittered_boxes(rng: np.random.Generator, landmarks: np.ndarray) -> np.ndarray:
+    """Square boxes (T,4) as the chain crops (they follow the head, not the mouth), each moved and scaled a little."""
+    boxes = face_box(landmarks)
+    sides = boxes[:, 2] - boxes[:, 0]
+    anchor = landmarks[:, [36, 39, 42, 45, 27, 30]].mean(1)
+    offset = np.median(((boxes[:, :2] + boxes[:, 2:]) / 2 - anchor) / sides[:, None], axis=0)
+    side = np.median(sides) * rng.uniform(0.92, 1.1, (len(boxes), 1))
+    centre = anchor + offset * side + side * rng.normal(0, 0.02, (len(boxes), 2))
+    return np.concatenate([centre - side / 2, centre + side / 2], 1).astype(np.float32)

@@ -75,7 +75,7 @@ def train_identity_judge(
     train = footage.part(held_out=False)
     _, labels = np.unique(train.heads, return_inverse=True)
     target = torch.from_numpy(labels)
-    model = IdentityJudge().to(memory_format=torch.channels_last)
+    model = IdentityJudge()
     prototypes = nn.Parameter(torch.randn(int(labels.max()) + 1, model.config["dim"]) * 0.1)
     optimizer = torch.optim.AdamW([*model.parameters(), prototypes], 2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.15)

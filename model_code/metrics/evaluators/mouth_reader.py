@@ -84,9 +84,7 @@ def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int =
     generator = torch.Generator().manual_seed(seed)
     train = footage.part(held_out=False)
     mean, scale = train.curves.mean(0), train.curves.std(0)
-    model = MouthReader(mean=tuple(map(float, mean)), scale=tuple(map(float, scale))).to(
-        memory_format=torch.channels_last
-    )
+    model = MouthReader(mean=tuple(map(float, mean)), scale=tuple(map(float, scale)))
     target = torch.from_numpy((train.curves - mean) / scale)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
