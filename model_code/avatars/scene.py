@@ -136,7 +136,7 @@ def draw_background(rng: np.random.Generator) -> Array:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1.5, 4.0)))
     coarse = cv2.resize(rng.normal(0, 1, (32, 32)).astype(np.float32), (n, n), interpolation=cv2.INTER_CUBIC)
     fine = cv2.GaussianBlur(rng.normal(0, 1, (n, n)).astype(np.float32), (0, 0), 0.9)
-    image = image * (1.0 + 0.025 * coarse + rng.uniform(0.01, 0.05) * fine)[..., None]
+    image = image * (1.0 + 0.015 * coarse + rng.uniform(0.008, 0.03) * fine)[..., None]
     vignette = 1.0 - 0.35 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)[..., None]
     return inverse_tone(np.clip(image * vignette, 0.02, 0.92))
 
@@ -306,8 +306,8 @@ def draw_scene(rng: np.random.Generator, n_frames: int, condition: Condition) ->
     light = (colors[:, :2].sum(1) + sky) / (colors[:, :2].sum(1) + sky).mean(0)
     gain = np.sqrt(light) if condition == "changing_light" else np.ones((n_frames, 3))
     background = draw_background(rng)
-    zoom = float(rng.uniform(2.0, 2.5))
-    offset = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.02, 0.06)])
+    zoom = float(rng.uniform(2.15, 2.65))
+    offset = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.11, -0.03)])
     occluder = draw_occluder(rng, n_frames) if condition == "occluded" else None
     return Scene(
         directions.astype(np.float32),
