@@ -37,7 +37,11 @@ class MediaConfig(Config):
         description="Side of the square face crop in pixels.",
         json_schema_extra=deviation("512", "two CPU cores: 512 px has 28 times the tokens"),
     )
-    crop_scale: float = Field(1.45, description="Crop side over the longer side of the face's box.")
+    crop_scale: float = Field(
+        1.15,
+        description="Crop side over the longer side of the face's box.",
+        json_schema_extra=deviation("1.45 (release)", "at 96 px the lips need the pixels that the margin would take"),
+    )
     max_seconds: float = Field(600.0, description="Longest footage taken in, in seconds.")
     max_side: int = Field(4096, description="Largest frame side taken in, in pixels.")
     min_clip_frames: int = Field(25, description="Shots shorter than this are dropped.")

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, median_filter
 
+from model_code.config import MediaConfig
+
 F32 = NDArray[np.float32]
 
-CROP_SCALE = 1.45
+CROP_SCALE = MediaConfig().crop_scale
 
 
 def face_box(landmarks: F32, scale: float = CROP_SCALE) -> F32:
