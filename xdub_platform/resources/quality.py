@@ -68,8 +68,11 @@ def clip_suite(media: MediaConfig, min_clips: int) -> list[Expectation]:
 
 def pair_suite(filters: FilterConfig) -> list[Expectation]:
     """What the accepted pairs of a partition must satisfy: the filters, told by somebody else than the filter."""
+    scores = ("identity_cosine", "mouth_distance", "aspect_mean")
     return [
         Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, "at least one accepted pair"),
+        # A range lets NaN pass, so that every score must first be there.
+        *(Expectation("ExpectColumnValuesToNotBeNull", {"column": name}, f"every pair has its {name}") for name in scores),
         Expectation("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, "no pair twice"),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "clip_id"}, "every pair has its clip"),
         Expectation(

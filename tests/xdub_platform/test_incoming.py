@@ -1,0 +1,71 @@
+"""Arriving files become shards, each once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from xdub_platform.incoming import ShardLedger, members_of
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+def drop(folder: Path, name: str, split: str | None = None) -> Path:
+    video = folder / f"{name}.mp4"
+    video.write_bytes(name.encode())
+    if split:
+        video.with_suffix(".json").write_text(json.dumps({"split": split}), encoding="utf-8")
+    return video
+
+
+def test_files_are_grouped_by_name_and_split(incoming: Path, tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        drop(incoming, name)
+    drop(incoming, "h", split="heldout")
+    ledger = ShardLedger(tmp_path / "ledger")
+    assert ledger.take(incoming, clips_per_shard=2) == ["shard-00000", "shard-00001", "heldout-00000"]
+    assert [file.name for file in ledger.files("shard-00000")] == ["a.mp4", "b.mp4"]
+    assert [file.name for file in ledger.files("heldout-00000")] == ["h.mp4"]
+
+
+def test_a_file_is_taken_once_and_again_when_its_bytes_are_replaced(incoming: Path, tmp_path: Path) -> None:
+    ledger = ShardLedger(tmp_path / "ledger")
+    video = drop(incoming, "a")
+    assert ledger.take(incoming, 10) == ["shard-00000"]
+    assert ShardLedger(tmp_path / "ledger").take(incoming, 10) == []
+    video.write_bytes(b"something longer")
+    assert ledger.take(incoming, 10) == ["shard-00001"]
+
+
+def test_files_still_being_written_wait(incoming: Path, tmp_path: Path) -> None:
+    ledger = ShardLedger(tmp_path / "ledger")
+    video = drop(incoming, "a")
+    assert ledger.take(incoming, 10, rest_seconds=60) == []
+    os.utime(video, (1, 1))
+    assert ledger.take(incoming, 10, rest_seconds=60) == ["shard-00000"]
+
+
+def test_masks_sidecars_and_links_are_no_footage(incoming: Path, tmp_path: Path) -> None:
+    video = drop(incoming, "ünï 'code'", split="train")
+    video.with_suffix(".wav").write_bytes(b"")
+    (incoming / "ünï 'code'.occluder.mp4").write_bytes(b"mask")
+    (incoming / "link.mp4").symlink_to("/etc/hostname")
+    (incoming / ".hidden.mp4").write_bytes(b"")
+    ledger = ShardLedger(tmp_path / "ledger")
+    ledger.take(incoming, 10)
+    assert [file.name for file in ledger.files("shard-00000")] == [video.name]
+    assert {path.suffix for path in members_of(video)} == {".mp4", ".wav", ".json"}
+    assert len(members_of(video)) == 4
+
+
+def test_a_broken_sidecar_counts_as_training_footage(incoming: Path, tmp_path: Path) -> None:
+    drop(incoming, "a").with_suffix(".json").write_text("{", encoding="utf-8")
+    assert ShardLedger(tmp_path / "ledger").take(incoming, 10) == ["shard-00000"]

@@ -1,0 +1,76 @@
+"""MLflow on sqlite."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xdub_platform.resources.mlflow import MlflowRuns, flatten
+from xdub_platform.resources.store import Dataset
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, made once."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowRuns(tracking_uri=f"sqlite:///{folder}/mlflow.db").client()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def runs(migrated: Path, tmp_path: Path) -> MlflowRuns:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return MlflowRuns(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_root=str(tmp_path / "artifacts"))
+
+
+def test_a_run_holds_params_curves_dataset_and_artifacts(runs: MlflowRuns, tmp_path: Path) -> None:
+    dataset = Dataset("clips/s0", tmp_path, "b1281892a48b41c504411dd26af4e35b.dir", 3, 1)
+    note = tmp_path / "note.txt"
+    note.write_text("x", encoding="utf-8")
+    with runs.run("editor", tags={"partition": "-"}) as run:
+        run.params({"phase": {"steps": 5, "shift": 5.0}})
+        for step in range(1500):
+            run.metric("loss", 1.0 / (step + 1), step)
+        run.dataset(dataset, "training")
+        run.artifact(note)
+    client = runs.client()
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"phase.steps": "5", "phase.shift": "5.0"}
+    assert len(client.get_metric_history(run.run_id, "loss")) == 1500
+    assert found.inputs.dataset_inputs[0].dataset.digest == dataset.version
+    assert [item.path for item in client.list_artifacts(run.run_id)] == ["note.txt"]
+
+
+def test_a_run_that_raises_is_failed_and_keeps_its_curve(runs: MlflowRuns) -> None:
+    with pytest.raises(RuntimeError), runs.run("editor") as run:
+        run.metric("loss", 0.5, 1)
+        raise RuntimeError("killed")
+    found = runs.client().get_run(run.run_id)
+    assert found.info.status == "FAILED"
+    assert found.data.metrics == {"loss": 0.5}
+
+
+def test_models_are_found_by_alias_and_version(runs: MlflowRuns, tmp_path: Path) -> None:
+    weights = tmp_path / "model"
+    weights.mkdir()
+    for content, alias in (("1", "champion"), ("2", None)):
+        (weights / "config.json").write_text(content, encoding="utf-8")
+        with runs.run("dubber") as run:
+            run.artifact(weights, "model")
+            run.register("xdub-dubber", "model", alias=alias, tags={"dataset": "abc"})
+    champion = runs.model_path("xdub-dubber")
+    assert champion is not None
+    assert (champion / "config.json").read_text(encoding="utf-8") == "1"
+    newest = runs.model_path("xdub-dubber", "2")
+    assert newest is not None
+    assert (newest / "config.json").read_text(encoding="utf-8") == "2"
+    runs.set_alias("xdub-dubber", "champion", 2)
+    assert runs.model_path("xdub-dubber") == newest
+    assert runs.model_path("xdub-dubber", "@nobody") is None
+
+
+def test_long_lists_are_logged_by_their_length() -> None:
+    assert flatten({"a": {"b": list(range(100))}, "c": [1, 2]}) == [("a.b", "100 values"), ("c", "[1, 2]")]

@@ -1,0 +1,56 @@
+"""Settings: profiles, environment, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_code.errors import InputError
+from xdub_platform.settings import PROFILES, load_settings, unknown_environment
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDUB_PROFILE", raising=False)
+    monkeypatch.delenv("XDUB_STATE_ROOT", raising=False)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_resolves_under_its_own_root(profile: str) -> None:
+    settings = load_settings(profile=profile)
+    assert settings.state_root == Path.cwd() / ".xdub" / profile
+    assert settings.phases.editor.phase == "editor"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_phases_keep_the_papers_shifts(profile: str) -> None:
+    phases = load_settings(profile=profile).phases
+    assert (phases.editor.shift, phases.lip.shift, phases.texture.shift) == (5.0, 1.5, 0.2)
+
+
+def test_environment_wins_over_profile_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDUB_PROFILE", "embedded-full")
+    monkeypatch.setenv("XDUB_PHASES__EDITOR__STEPS", "17")
+    settings = load_settings()
+    assert settings.phases.editor.steps == 17
+    assert settings.phases.generator.steps == PROFILES["embedded-full"]["phases"]["generator"]["steps"]
+    assert settings.phases.lip.lora is not None
+
+
+def test_arguments_win_over_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDUB_STATE_ROOT", "/elsewhere")
+    assert load_settings(state_root=tmp_path).state_root == tmp_path
+
+
+def test_unknown_names_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="COLOUR"):
+        load_settings(colour="red")
+    monkeypatch.setenv("XDUB_PHASES__EDITOR__STEP", "17")
+    with pytest.raises(InputError, match="PHASES__EDITOR__STEP='17'"):
+        load_settings()
+
+
+def test_misspelt_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDUB_PHASE__EDITOR__STEPS", "17")
+    assert unknown_environment() == ["XDUB_PHASE__EDITOR__STEPS"]
