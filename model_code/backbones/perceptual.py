@@ -7,16 +7,12 @@ gives one normalised vector a picture.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model_code.errors import InputError
+from model_code.backbones.saved import SavedModule
 
 
 class PerceptualConfig(BaseModel):
@@ -45,16 +41,17 @@ class ResidualBlock(nn.Module):
         return hidden + self.second(F.silu(self.first(F.silu(self.norm(hidden)))))
 
 
-class PerceptualEncoder(nn.Module):
+class PerceptualEncoder(SavedModule[PerceptualConfig]):
     """Convolutional picture encoder, below 0.7 M parameters.
 
     Args:
         config: Shape of the net.
     """
 
+    config_type = PerceptualConfig
+
     def __init__(self, config: PerceptualConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or PerceptualConfig()
+        super().__init__(config or PerceptualConfig())
         widths = self.config.widths
         self.reduce = nn.ModuleList(
             nn.Conv2d(before, after, 4, stride=2, padding=1)
@@ -86,21 +83,3 @@ class PerceptualEncoder(nn.Module):
         for a, b in zip(self.features(first), self.features(second), strict=True):
             total = total + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
         return total / len(self.reduce)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Writes config.json and model.safetensors (half precision)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> PerceptualEncoder:
-        """Reads what `save_pretrained` wrote, in evaluation mode and single precision."""
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} holds no perceptual encoder", "expected config.json and model.safetensors")
-        encoder = cls(PerceptualConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-        encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return encoder.eval()

@@ -1,0 +1,302 @@
+"""The dubbing model: codec, audio encoder, transformer, experts and settings as one folder.
+
+A folder holds `codec/`, `audio_encoder/`, `transformer/`, one LoRA folder an expert below `experts/`, and
+`config.json`, written last: without it the model does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from model_code.backbones.audio import AudioEncoder, audio_windows
+from model_code.backbones.codec import BlockCodec, LatentCodec, WanCodec
+from model_code.backbones.transformer import DubbingTransformer
+from model_code.config import Config, FlowConfig
+from model_code.diffusion.guidance import Guidance
+from model_code.diffusion.sampler import sample
+from model_code.diffusion.schedule import experts_by_step, sigmas
+from model_code.errors import InputError
+from model_code.faces.masks import inpaint_mask
+from model_code.seeding import seed_for
+from model_code.training.checkpoint import write_json
+from model_code.training.data import latent_length, masked_frames, to_frames, to_network
+
+SAMPLES_PER_FRAME = 640
+LORA_FILE = "pytorch_lora_weights.safetensors"
+CODECS: dict[str, type[BlockCodec] | type[WanCodec]] = {"block": BlockCodec, "wan": WanCodec}
+
+
+class DubberConfig(Config):
+    """What the weights do not say."""
+
+    mode: Literal["editor", "generator"] = Field(description="editor: sees the whole input; generator: inpaints.")
+    codec: Literal["block", "wan"] = "block"
+    flow: FlowConfig = FlowConfig()
+    crop_size: int = Field(96, description="Side of the crops in pixels.")
+    window_frames: int = Field(25, description="Frames of one pass.")
+    overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
+    experts: tuple[str, ...] = Field((), description="LoRA adapters: `lip`, `texture`.")
+
+
+@dataclass(frozen=True)
+class DubItem:
+    """One clip to dub.
+
+    Attributes:
+        frames: (T, S, S, 3) uint8 crops.
+        samples: 16 kHz sound; cut or followed by silence to T frames.
+        seed: Decides the noise.
+        landmarks: (T, 68, 2); a generator needs them for its mask.
+        occluder: (T, S, S) bool, kept by a generator; None if nothing is in the way.
+    """
+
+    frames: NDArray[np.uint8]
+    samples: NDArray[np.float32]
+    seed: int = 0
+    landmarks: NDArray[np.float32] | None = None
+    occluder: NDArray[np.bool_] | None = None
+
+
+class DubbingPipelineModel:
+    """Dubs face crops to new speech.
+
+    Args:
+        config: Settings.
+        codec: Latent codec.
+        audio_encoder: Gives 50 Hz features.
+        transformer: With `config.experts` as loaded adapters.
+
+    Example:
+        >>> model = DubbingPipelineModel.from_pretrained("models/dubber")
+        >>> dubbed = model.dub_crops(crops, samples, seed=0)
+    """
+
+    def __init__(
+        self, config: DubberConfig, codec: LatentCodec, audio_encoder: AudioEncoder, transformer: DubbingTransformer
+    ) -> None:
+        if (config.mode == "generator") != (transformer.config.context_channels > 0):
+            raise InputError(
+                f"a transformer with {transformer.config.context_channels} context channels as {config.mode}",
+                "a generator has context channels, an editor none",
+            )
+        self.config, self.codec, self.audio_encoder = config, codec, audio_encoder
+        self.transformer = transformer.eval()
+        self.device = next(transformer.parameters()).device
+        self._active: str | None = None
+        self._use_expert(None)
+
+    def to(self, device: torch.device | str) -> DubbingPipelineModel:
+        """Moves every network."""
+        self.device = torch.device(device)
+        for network in (self.codec, self.audio_encoder, self.transformer):
+            network.to(self.device)  # type: ignore[union-attr]
+        return self
+
+    def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
+        """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""
+        return self.dub_many([DubItem(frames, samples, seed)])[0]
+
+    @torch.no_grad()
+    def dub_many(
+        self,
+        items: Sequence[DubItem],
+        batch_size: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[NDArray[np.uint8]]:
+        """Dubs many clips; every clip's result is the same in any company up to rounding.
+
+        The clips go window by window: the n-th windows of all clips share batches, each starting from the
+        last `overlap_frames` of its clip's window before.
+
+        Args:
+            items: What to dub.
+            batch_size: Windows in one pass.
+            progress: Told (windows done, windows in all).
+
+        Returns:
+            One (T, S, S, 3) array an item.
+
+        Raises:
+            InputError: Crops of another size than the model's, or a generator without landmarks.
+        """
+        for item in items:
+            self._check(item)
+        stride = self.config.window_frames - self.config.overlap_frames
+        counts = [1 + max(0, -(-(len(item.frames) - self.config.window_frames) // stride)) for item in items]
+        lengths = [self.config.window_frames + stride * (count - 1) for count in counts]
+        features = [self._features(item) for item in items]
+        outputs = [
+            np.empty((length, *item.frames.shape[1:]), np.uint8) for item, length in zip(items, lengths, strict=True)
+        ]
+        done = 0
+        for index in range(max(counts, default=0)):
+            active = [number for number, count in enumerate(counts) if count > index]
+            for begin in range(0, len(active), batch_size):
+                chosen = active[begin : begin + batch_size]
+                start = index * stride
+                previous = [outputs[number][start : start + self.config.overlap_frames] for number in chosen]
+                windows = self._window(
+                    [items[number] for number in chosen],
+                    [features[number] for number in chosen],
+                    start,
+                    previous if index else None,
+                )
+                skip = self.config.overlap_frames if index else 0
+                for number, window in zip(chosen, windows, strict=True):
+                    outputs[number][start + skip : start + self.config.window_frames] = window[skip:]
+                done += len(chosen)
+                if progress is not None:
+                    progress(done, sum(counts))
+        return [output[: len(item.frames)] for output, item in zip(outputs, items, strict=True)]
+
+    def _window(
+        self,
+        items: list[DubItem],
+        features: list[NDArray[np.float32]],
+        start: int,
+        previous: list[NDArray[np.uint8]] | None,
+    ) -> list[NDArray[np.uint8]]:
+        config, flow = self.config, self.config.flow
+        length = latent_length(config.window_frames)
+        frames = [_part(item.frames, start, config.window_frames) for item in items]
+        if config.mode == "editor":
+            reference, context = self._encode(frames), None
+        else:
+            middle = config.window_frames // 2
+            reference = self._encode([part[middle : middle + 1] for part in frames])
+            context = self._encode([self._masked(item, start) for item in items])
+        audio = np.stack([audio_windows(part, length, self._audio_window, start_frame=start) for part in features])
+        noise = torch.stack([self._noise(item.seed, start, length) for item in items]).to(self.device)
+        times = sigmas(flow.sampling_steps, flow.sampling_shift)
+        experts = experts_by_step(times, self._windows)
+        latents = sample(
+            self.transformer,
+            noise,
+            reference=reference,
+            audio=torch.from_numpy(audio).to(self.device),
+            times=times,
+            guidance=Guidance.constant(flow.reference_guidance, flow.audio_guidance),
+            prediction=flow.prediction,
+            context=context,
+            motion=None if previous is None else self._encode(previous),
+            before_step=lambda step, _: self._use_expert(experts[step]),
+        )
+        self._use_expert(None)
+        return [to_frames(video) for video in self.codec.decode(latents)]
+
+    @property
+    def _audio_window(self) -> int:
+        return int(self.transformer.config.audio_window)
+
+    @property
+    def _windows(self) -> Mapping[str, tuple[float, float]]:
+        every = {"lip": self.config.flow.lip_window, "texture": self.config.flow.texture_window}
+        return {name: every[name] for name in self.config.experts}
+
+    def _use_expert(self, name: str | None) -> None:
+        """Switches to one expert's adapter, or to the plain transformer."""
+        if not self.config.experts or name == self._active:
+            return
+        if name is None:
+            self.transformer.disable_adapters()
+        else:
+            self.transformer.set_adapter(name)
+            self.transformer.enable_adapters()
+        self._active = name
+
+    def _encode(self, clips: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return self.codec.encode(torch.stack([to_network(clip) for clip in clips]).to(self.device))
+
+    def _masked(self, item: DubItem, start: int) -> NDArray[np.uint8]:
+        assert item.landmarks is not None
+        count = self.config.window_frames
+        occluder = None if item.occluder is None else _part(item.occluder, start, count)
+        keep = inpaint_mask(_part(item.landmarks, start, count), self.config.crop_size, occluder)
+        return masked_frames(_part(item.frames, start, count), keep)
+
+    def _noise(self, seed: int, start: int, length: int) -> Tensor:
+        side = self.config.crop_size // self.codec.spatial_factor
+        generator = torch.Generator().manual_seed(seed_for("dub", seed, start))
+        return torch.randn(self.codec.latent_channels, length, side, side, generator=generator)
+
+    def _features(self, item: DubItem) -> NDArray[np.float32]:
+        wanted = len(item.frames) * SAMPLES_PER_FRAME
+        sound = item.samples[:wanted]
+        return self.audio_encoder.encode(np.pad(sound, (0, wanted - len(sound))).astype(np.float32))
+
+    def _check(self, item: DubItem) -> None:
+        size = self.config.crop_size
+        if item.frames.ndim != 4 or item.frames.shape[1:] != (size, size, 3) or not len(item.frames):
+            raise InputError(f"crops of shape {item.frames.shape}", f"this model takes (T, {size}, {size}, 3)")
+        if self.config.mode == "generator" and item.landmarks is None:
+            raise InputError(
+                "a generator without landmarks", "give DubItem.landmarks: it paints inside a mask made of them"
+            )
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the folder; config.json last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").unlink(missing_ok=True)
+        self.codec.save_pretrained(folder / "codec")
+        self.audio_encoder.save_pretrained(folder / "audio_encoder")
+        save_transformer(self.transformer, folder / "transformer", dtype)
+        for name in self.config.experts:
+            self.transformer.save_lora_adapter(folder / "experts" / name, adapter_name=name, weight_name=LORA_FILE)
+        write_json(folder / "config.json", self.config.model_dump(mode="json"))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> DubbingPipelineModel:
+        """Reads what `save_pretrained` wrote.
+
+        Raises:
+            InputError: There is no complete model.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"'{folder}' is no dubbing model: it has no config.json", "train it again, or name its folder"
+            )
+        config = DubberConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        transformer = load_transformer(folder / "transformer")
+        for name in config.experts:
+            add_expert(transformer, name, folder / "experts" / name)
+        codec = CODECS[config.codec].from_pretrained(folder / "codec")
+        return cls(config, codec, AudioEncoder.from_pretrained(folder / "audio_encoder"), transformer)
+
+
+def save_transformer(transformer: DubbingTransformer, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the plain transformer, without adapters, as diffusers does."""
+    plain = DubbingTransformer.from_config(transformer.config)
+    state = {name.replace(".base_layer.", "."): value for name, value in transformer.state_dict().items()}
+    plain.load_state_dict({name: value for name, value in state.items() if ".lora_" not in name})
+    plain.to(dtype).save_pretrained(folder)
+
+
+def load_transformer(folder: Path | str) -> DubbingTransformer:
+    """Reads a transformer in single precision and evaluation mode."""
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"'{folder}' holds no transformer", "expected config.json and safetensors there")
+    return DubbingTransformer.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def add_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -> None:
+    """Loads a LoRA adapter that `save_lora_adapter` wrote."""
+    transformer.load_lora_adapter(
+        str(folder), adapter_name=name, prefix=None, weight_name=LORA_FILE, use_safetensors=True, local_files_only=True
+    )
+
+
+def _part(values: NDArray[np.generic], start: int, count: int) -> NDArray[np.generic]:
+    """`count` frames from `start`, the last one repeated beyond the end."""
+    return values[np.minimum(np.arange(start, start + count), len(values) - 1)]
