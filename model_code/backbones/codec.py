@@ -7,16 +7,15 @@ after its inverse. Both map the first pixel frame alone to the first latent fram
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model_code.backbones.saved import SavedModule
 from model_code.errors import InputError
 
 TEMPORAL_FACTOR = 4
@@ -100,7 +99,7 @@ class BlockRefiner(nn.Module):
         return self.conv_out(F.silu(hidden)).unflatten(0, (-1, frames))
 
 
-class BlockCodec(nn.Module):
+class BlockCodec(SavedModule[BlockCodecConfig]):
     """A fixed linear block transform with a convolutional refiner after its inverse.
 
     The first latent frame is the transform of the first pixel frame repeated four times, so that all latent
@@ -110,6 +109,7 @@ class BlockCodec(nn.Module):
         config: Shape of the codec.
     """
 
+    config_type = BlockCodecConfig
     spatial_factor = 8
     temporal_factor = TEMPORAL_FACTOR
     block_size = 3 * TEMPORAL_FACTOR * 8 * 8
@@ -120,8 +120,7 @@ class BlockCodec(nn.Module):
     gain: Tensor
 
     def __init__(self, config: BlockCodecConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or BlockCodecConfig()
+        super().__init__(config or BlockCodecConfig())
         self.latent_channels = channels = self.config.channels
         self.register_buffer("mean", torch.zeros(self.block_size))
         self.register_buffer("basis", torch.eye(self.block_size, channels))
@@ -193,24 +192,6 @@ class BlockCodec(nn.Module):
             whitened = (components / self.deviation).permute(0, 1, 4, 2, 3)
             blocks = blocks + self.refiner(whitened).permute(0, 1, 3, 4, 2)
         return self.from_blocks(blocks)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Writes config.json and model.safetensors (half precision)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().half().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> BlockCodec:
-        """Reads what `save_pretrained` wrote, in evaluation mode and single precision."""
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} holds no codec", "expected config.json and model.safetensors there")
-        codec = cls(BlockCodecConfig.model_validate(json.loads((folder / "config.json").read_text())))
-        codec.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return codec.eval()
 
 
 class WanCodec(nn.Module):

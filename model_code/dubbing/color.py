@@ -12,7 +12,7 @@ def match_color(generated: NDArray[np.uint8], source: NDArray[np.uint8]) -> NDAr
     """Matches mean and standard deviation of each frame and channel to the source's.
 
     They are measured over the pixels that hardly changed: mean absolute difference over channels < 0.07 of full
-    scale. A frame without such pixels is left alone.
+    scale. A frame without such pixels is left alone. As in the release, values are cut off, not rounded.
 
     Args:
         generated: (T,H,W,3) uint8.
@@ -25,5 +25,5 @@ def match_color(generated: NDArray[np.uint8], source: NDArray[np.uint8]) -> NDAr
         if similar.any():
             mean, deviation = new[similar].mean(0), new[similar].std(0)
             new = (new - mean) / np.maximum(deviation, 1e-6) * old[similar].std(0) + old[similar].mean(0)
-        corrected[t] = np.clip(np.round(new * 255), 0, 255).astype(np.uint8)
+        corrected[t] = (np.clip(new, 0, 1) * 255).astype(np.uint8)
     return corrected

@@ -1,0 +1,148 @@
+"""The dubbing transformer: wiring, storage, adapters, presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from model_code.backbones.attention import rotary_table, rotate
+from model_code.backbones.presets import PRESETS
+from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
+from model_code.config import TransformerConfig
+from model_code.errors import InputError
+
+SMALL = TransformerConfig(
+    dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
+    audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1,
+)  # fmt: skip
+
+
+def build(**changes: object) -> DubbingTransformer:
+    """A small model with every weight random, the zero-initialised too."""
+    torch.manual_seed(0)
+    model = DubbingTransformer.build(SMALL.model_copy(update=changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def inputs(reference_frames: int = 3, context: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "latents": torch.randn(2, 4 + context, 3, 4, 6, generator=generator),
+        "timestep": torch.rand(2, 3, generator=generator),
+        "reference": torch.randn(2, 4, reference_frames, 4, 6, generator=generator),
+        "audio": torch.randn(2, 3, 3, 6, generator=generator),
+    }
+
+
+def test_everything_has_an_effect() -> None:
+    model, given = build(), inputs()
+    output = model(**given)
+    assert output.shape == (2, 4, 3, 4, 6)
+    for name in ("latents", "timestep", "reference", "audio"):
+        changed = {**given, name: given[name] * 0.5}
+        assert (model(**changed) - output).abs().max() > 1e-4, name
+
+
+def test_audio_of_a_frame_enters_at_that_frame() -> None:
+    """One block, no way back through self-attention: only the frame's own output may change."""
+    model, given = build(num_layers=1), inputs()
+    changed = given["audio"].clone()
+    changed[:, 1] += 1
+    difference = (model(**{**given, "audio": changed}) - model(**given)).abs().amax((0, 1, 3, 4))
+    assert difference[1] > 1e-4
+    assert difference[0] == 0 and difference[2] == 0
+
+
+def test_new_model_ignores_audio_and_predicts_zero_or_its_reference() -> None:
+    given = inputs()
+    assert DubbingTransformer.build(SMALL)(**given).abs().max() == 0
+    residual = DubbingTransformer.build(SMALL.model_copy(update={"reference_residual": True}))
+    torch.testing.assert_close(residual(**given), given["reference"])
+
+
+def test_generator_becomes_an_editor() -> None:
+    generator = build(context_channels=4)
+    given = inputs(reference_frames=1, context=4)
+    assert generator(**given).shape == (2, 4, 3, 4, 6)
+    editor = generator_to_editor(generator)
+    assert editor.config.context_channels == 0
+    # With a masked video of zeros the two are the same function.
+    given["latents"][:, :4] = 0
+    plain = {**given, "latents": given["latents"][:, 4:]}
+    torch.testing.assert_close(editor(**plain), generator(**given))
+    copying = generator_to_editor(generator, reference_residual=True)
+    torch.testing.assert_close(copying(**inputs()), inputs()["reference"])
+
+
+def test_saved_model_and_gradient_checkpointing_give_the_same(tmp_path: Path) -> None:
+    model, given = build(text_dim=5), inputs()
+    given["text"] = torch.randn(2, 7, 5)
+    output = model(**given)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(DubbingTransformer.from_pretrained(tmp_path)(**given), output)
+    model.enable_gradient_checkpointing()
+    model.train()
+    torch.testing.assert_close(model(**given), output)
+    model(**given).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_adapters_start_as_identity_and_switch_off(tmp_path: Path) -> None:
+    model, given = build(), inputs()
+    before = model(**given)
+    model.add_adapter(LoraConfig(r=2, target_modules=["q", "k", "v", "o", "ffn.0", "ffn.2"]), adapter_name="lip")
+    torch.testing.assert_close(model(**given), before)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted = model(**given)
+    assert (adapted - before).abs().max() > 1e-3
+    model.disable_adapters()
+    torch.testing.assert_close(model(**given), before)
+    model.enable_adapters()
+    model.save_lora_adapter(tmp_path, adapter_name="lip")
+    fresh = build()
+    fresh.load_lora_adapter(tmp_path, adapter_name="lip", prefix=None)
+    torch.testing.assert_close(fresh(**given), adapted)
+
+
+def test_rotation_is_relative_and_its_gradient_right() -> None:
+    """Products of rotated vectors depend on the difference of positions alone, in time and in space."""
+    cos, sin = rotary_table(12, (4, 5, 6), (0, 0), torch.device("cpu"))
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
+
+    def product(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+        i, j = (p[0] * 30 + p[1] * 6 + p[2] for p in (a, b))
+        return float((rotate(q, (cos[i : i + 1], sin[i : i + 1])) * rotate(k, (cos[j : j + 1], sin[j : j + 1]))).sum())
+
+    assert product((0, 1, 2), (1, 2, 4)) == pytest.approx(product((2, 2, 1), (3, 3, 3)), abs=1e-5)
+    x = torch.randn(1, 120, 2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda value: rotate(value, (cos.double(), sin.double())), (x[:, :3, :, :].expand(1, 3, 2, 12).contiguous().repeat(1, 40, 1, 1),), nondet_tol=0)
+
+
+def test_reference_stands_in_shifted_space() -> None:
+    shifted = rotary_table(12, (2, 3, 4), (3, 4), torch.device("cpu"))[0].reshape(2, 3, 4, 12)
+    wide = rotary_table(12, (2, 6, 8), (0, 0), torch.device("cpu"))[0].reshape(2, 6, 8, 12)
+    torch.testing.assert_close(shifted, wide[:, 3:, 4:])
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("tiny", 3e6, 6e6), ("debug", 5e4, 5e5), ("xdub-paper-1b", 0.9e9, 1.5e9), ("xdub-wan-5b", 5e9, 7e9)]
+)
+def test_presets_have_the_stated_size(name: str, low: float, high: float) -> None:
+    with torch.device("meta"):
+        model = DubbingTransformer.build(PRESETS[name])
+    assert low < sum(p.numel() for p in model.parameters()) < high
+
+
+def test_impossible_shapes_are_named() -> None:
+    with pytest.raises(InputError, match="width 25 with 2 heads"):
+        DubbingTransformer.build(SMALL.model_copy(update={"dim": 25}))
+    with pytest.raises(InputError, match="reference_residual"):
+        DubbingTransformer.build(SMALL.model_copy(update={"context_channels": 4, "reference_residual": True}))
