@@ -127,7 +127,15 @@ def vertex_normals(vertices: Array, faces: Array, normals: Array) -> None:
 
 @njit(cache=True)
 def light_visibility(
-    vertices: Array, normals: Array, faces: Array, axes: Array, scale: float, bias: float, resolution: int, out: Array
+    vertices: Array,
+    normals: Array,
+    faces: Array,
+    two_sided: Array,
+    axes: Array,
+    scale: float,
+    bias: float,
+    resolution: int,
+    out: Array,
 ) -> None:
     """How much of a far light each vertex sees, 0..1: a shadow map looked up in a 4 x 4 neighbourhood.
 
@@ -135,6 +143,7 @@ def light_visibility(
         vertices: (V, 3).
         normals: (V, 3) unit.
         faces: (F, 3).
+        two_sided: (F,) whether the back of a face casts shadow too.
         axes: (3, 3) rows right, up, towards the light.
         scale: texels a world unit.
         bias: world units a surface must be nearer to the light to cast a shadow.
@@ -151,7 +160,7 @@ def light_visibility(
         nearness[i] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z + 100.0
     depth = np.zeros((resolution, resolution), np.float32)
     index = np.full((resolution, resolution), -1, np.int32)
-    fill_triangles(xy, nearness, faces, np.ones(faces.shape[0], np.bool_), depth, index)
+    fill_triangles(xy, nearness, faces, two_sided, depth, index)
     for i in range(n):
         slope = axes[2, 0] * normals[i, 0] + axes[2, 1] * normals[i, 1] + axes[2, 2] * normals[i, 2]
         limit = nearness[i] + bias * (1.0 + 2.0 * (1.0 - min(1.0, max(0.0, slope))))
@@ -228,6 +237,12 @@ def resolve_pixels(
                 ]
             red, green, blue = zero, zero, zero
             hidden = False
+            if ids[0] == -1 and ids[1] == -1 and ids[2] == -1 and ids[3] == -1:
+                for k in range(3):
+                    level = min(TONE_STEPS - 1, int(background[row, column, k] * tone_scale))
+                    frame[row, column, k] = np.uint8(tone[level] + np.float32(0.5))
+                occluder[row, column] = False
+                continue
             for s in range(n_samples):
                 face = ids[s]
                 if face == -2:
@@ -283,7 +298,8 @@ def resolve_pixels(
                 dg = open_sky * (up * sky[1] + (one - up) * ground[1])
                 db = open_sky * (up * sky[2] + (one - up) * ground[2])
                 hr, hg, hb = zero, zero, zero
-                exponent = np.float32(7.0) * math.exp(np.float32(3.6) * shine)
+                gleam = (one + shine) * (one + shine)
+                exponent = np.float32(7.0 / 8.0) * gleam * gleam * (one + shine)
                 for k in range(N_LIGHTS):
                     lx, ly, lz = light_directions[k, 0], light_directions[k, 1], light_directions[k, 2]
                     facing = nx * lx + ny * ly + nz * lz
@@ -298,9 +314,11 @@ def resolve_pixels(
                     if facing > zero and shine > np.float32(0.01):
                         hx, hy, hz = lx + vx, ly + vy, lz + vz
                         ndh = (nx * hx + ny * hy + nz * hz) / math.sqrt(hx * hx + hy * hy + hz * hz)
-                        if ndh > np.float32(0.5):
-                            power = shine * shine * np.float32(1.6) * math.exp(exponent * math.log(ndh))
-                            power *= min(one, facing * np.float32(4.0))
+                        lobe = one - exponent * (one - ndh)  # lobe^8 is close to Blinn-Phong's ndh^(8 exponent)
+                        if lobe > zero:
+                            lobe *= lobe
+                            lobe *= lobe
+                            power = lobe * lobe * shine * shine * np.float32(1.6) * min(one, facing * np.float32(4.0))
                             hr += r * power
                             hg += g * power
                             hb += bl * power

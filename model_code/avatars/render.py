@@ -95,10 +95,11 @@ def _openness(avatar: Avatar, anatomy: _Anatomy) -> tuple[Array, Array]:
     total = np.zeros(len(vertices))
     weight = np.zeros(len(vertices))
     seen = np.zeros(len(vertices), np.float32)
+    two_sided = np.isin(avatar.part, TWO_SIDED)
     for direction in np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], 1):
         axes = _light_axes(direction)
         raster.light_visibility(
-            vertices, normals, avatar.faces, axes, scale, 0.1 * anatomy.side / 2, OPENNESS_RESOLUTION, seen
+            vertices, normals, avatar.faces, two_sided, axes, scale, 0.05 * anatomy.side, OPENNESS_RESOLUTION, seen
         )
         facing = np.maximum(0.0, normals @ axes[2])
         total += facing * seen
@@ -218,6 +219,7 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
             centered,
             normals,
             faces,
+            two_sided,
             _light_axes(scene.light_directions[t, 0].astype(np.float64)),
             shadow_scale,
             0.035 * anatomy.side,

@@ -293,11 +293,11 @@ def draw_scene(rng: np.random.Generator, n_frames: int, condition: Condition) ->
         other = np.stack([_tint(rng, 0.4), _tint(rng, 0.4), _tint(rng, 0.5)])
         mix = 0.5 + 0.5 * _wander(rng, n_frames, 0.25, 0.7)[:, None, None]
         tints = (1 - mix) * tints + mix * other
-        key[0] += rng.uniform(0.4, 1.1) * _wander(rng, n_frames, 0.2, 0.6)
+        key[0] += rng.uniform(0.6, 1.3) * _wander(rng, n_frames, 0.2, 0.6)
         key[1] += 0.25 * _wander(rng, n_frames, 0.2, 0.6)
-        key_gain = key_gain * (1.0 + rng.uniform(0.25, 0.5) * _wander(rng, n_frames, 0.3, 1.2))
-        fill_gain = fill_gain * (1.0 + 0.5 * _wander(rng, n_frames, 0.3, 0.9))
-        ambient_gain = ambient_gain * (1.0 + 0.25 * _wander(rng, n_frames, 0.2, 0.7))
+        key_gain = key_gain * (1.0 + rng.uniform(0.4, 0.65) * _wander(rng, n_frames, 0.3, 1.2))
+        fill_gain = fill_gain * (1.0 + 0.7 * _wander(rng, n_frames, 0.3, 0.9))
+        ambient_gain = ambient_gain * (1.0 + 0.35 * _wander(rng, n_frames, 0.2, 0.7))
     directions = np.stack([_direction(*lamp) for lamp in (key, fill, rim)], 1)
     colors = np.stack([key_gain, fill_gain, rim_gain], 1)[:, :, None] * tints
     mean_tint = tints[:, 0] ** 0.5

@@ -92,7 +92,8 @@ def test_a_wall_shades_what_lies_behind_it() -> None:
     normals = np.tile(np.array([[0, 0, 1]], np.float32), (6, 1))
     seen = np.zeros(6, np.float32)
     faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    raster.light_visibility(vertices, normals, faces, np.eye(3, dtype=np.float32), 8.0, 0.05, 64, seen)
+    axes = np.eye(3, dtype=np.float32)
+    raster.light_visibility(vertices, normals, faces, np.zeros(2, bool), axes, 8.0, 0.05, 64, seen)
     assert seen[4] == 0.0
     assert seen[5] == 1.0
     assert seen[:4].min() == 1.0
