@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_code.faces.crop import crop, from_crop
+from model_code.faces.crop import crop, crop_yuv, from_crop
+from model_code.media.yuv import YuvFrame
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -101,18 +103,22 @@ class Landmarker(nn.Module):
             confidence[start : start + batch] = logits.sigmoid().cpu().numpy()
         return landmarks, confidence
 
-    def predict(self, frames: U8, boxes: F32) -> tuple[F32, F32]:
+    def predict(self, frames: U8 | Sequence[YuvFrame], boxes: F32) -> tuple[F32, F32]:
         """Landmarks of one face in each frame.
 
         Args:
-            frames: (N, H, W, 3) uint8 of any size.
+            frames: (N, H, W, 3) uint8 of any size, or N frames in 4:2:0.
             boxes: (N, 4) x0, y0, x1, y1 in pixels: about the square that `face_box` gives.
 
         Returns:
             (N, 68, 2) landmarks in pixels of the frame, (N,) confidence that a face is there.
         """
         boxes = np.asarray(boxes, np.float32)
-        landmarks, confidence = self.predict_crops(crop(frames, boxes, self.size))
+        if isinstance(frames, np.ndarray):
+            crops = crop(frames, boxes, self.size)
+        else:
+            crops = np.stack([crop_yuv(frame, box, self.size) for frame, box in zip(frames, boxes, strict=True)])
+        landmarks, confidence = self.predict_crops(crops)
         return from_crop(landmarks, boxes, self.size), confidence
 
     def save_pretrained(self, folder: str | Path) -> None:

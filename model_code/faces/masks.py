@@ -12,40 +12,49 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_code.faces.align import interocular, transform
+from model_code.faces.align import interocular
 
 F32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
-# Canonical coordinates: origin between the eyes' centres, distance of the eyes 1, x to the viewer's right, y down.
-_STABLE: dict[int, tuple[float, float, float]] = {  # landmark: x, y, weight
-    36: (-0.74, 0.02, 1.0), 39: (-0.26, 0.02, 1.0), 42: (0.26, 0.02, 1.0), 45: (0.74, 0.02, 1.0),
-    27: (0.0, 0.0, 1.0), 28: (0.0, 0.19, 0.5), 29: (0.0, 0.38, 0.5), 30: (0.0, 0.56, 1.0),
-    31: (-0.25, 0.70, 0.5), 33: (0.0, 0.76, 1.0), 35: (0.25, 0.70, 0.5),
-    19: (-0.58, -0.40, 0.25), 24: (0.58, -0.40, 0.25), 0: (-1.18, 0.10, 0.5), 16: (1.18, 0.10, 0.5),
+# Canonical coordinates: origin between the eyes' centres, distance of the eyes 1, x to the viewer's right, y down,
+# z towards the viewer; means of procedural natural heads.
+_STABLE: dict[int, tuple[float, float, float, float]] = {  # landmark: x, y, z, weight
+    0: (-1.15, -0.02, -0.95, 0.5), 1: (-1.13, 0.29, -0.89, 0.5), 15: (1.13, 0.29, -0.89, 0.5),
+    16: (1.15, -0.02, -0.95, 0.5), 19: (-0.49, -0.45, 0.21, 0.25), 24: (0.49, -0.45, 0.21, 0.25),
+    27: (0.0, 0.01, 0.27, 1.0), 28: (0.0, 0.22, 0.36, 0.5), 29: (0.0, 0.42, 0.43, 0.5), 30: (0.0, 0.59, 0.58, 1.0),
+    31: (-0.24, 0.73, 0.28, 0.5), 33: (0.0, 0.76, 0.29, 1.0), 35: (0.24, 0.73, 0.28, 0.5),
+    36: (-0.72, -0.01, -0.04, 1.0), 39: (-0.26, 0.03, -0.04, 1.0), 42: (0.26, 0.03, -0.04, 1.0),
+    45: (0.72, -0.01, -0.04, 1.0),
 }  # fmt: skip
-#: Outline of middle and lower face with the jaw open at 0.4, from one cheek over the chin to the other, then along
-#: the lower lids and across the nose.
-_OUTLINE: F32 = np.array(
-    [
-        [-1.16, 0.36], [-1.14, 0.75], [-1.06, 1.20], [-0.88, 1.65], [-0.60, 2.00], [-0.30, 2.18], [0.0, 2.23],
-        [0.30, 2.18], [0.60, 2.00], [0.88, 1.65], [1.06, 1.20], [1.14, 0.75], [1.16, 0.36],
-        [0.80, 0.30], [0.50, 0.30], [0.22, 0.28], [0.0, 0.22], [-0.22, 0.28], [-0.50, 0.30], [-0.80, 0.30],
-    ],
-    np.float32,
-)  # fmt: skip
+#: Outer points of the middle and lower face with the jaw open at 0.4 (and a margin): one side, then what stands out in
+#: the middle. The other side mirrors the first.
+_SIDE = [
+    (-1.17, 0.28, -0.85), (-1.12, 0.62, -0.80), (-1.03, 0.95, -0.72), (-0.90, 1.26, -0.64), (-0.76, 1.54, -0.60),
+    (-0.61, 1.78, -0.52), (-0.42, 1.97, -0.34), (-0.55, 0.30, 0.08), (-0.30, 1.38, 0.18), (-0.45, 1.12, 0.05),
+]  # fmt: skip
+_MIDDLE = [(0.0, 2.03, -0.15), (0.0, 0.30, 0.40), (0.0, 0.60, 0.62), (0.0, 1.05, 0.34), (0.0, 1.35, 0.30)]
+_OUTLINE: F32 = np.array(_SIDE + [(-x, y, z) for x, y, z in _SIDE] + _MIDDLE, np.float32)
 
 
-def face_outline(landmarks: F32) -> F32:
-    """(T, 68, 2) landmarks -> (T, 20, 2): the canonical open-jaw outline, fitted (affine) to the stable landmarks."""
+def face_outline(landmarks: F32) -> list[F32]:
+    """Outline of the middle and lower face of each frame, its jaw open at 0.4 however the mouth stands.
+
+    The canonical face is seen through an affine camera fitted to the stable landmarks.
+
+    Args:
+        landmarks: (T, 68, 2) in pixels.
+
+    Returns:
+        T convex polygons (n, 2).
+    """
     places = list(_STABLE)
-    canonical = np.array([_STABLE[i][:2] for i in places], np.float64)
-    weights = np.sqrt(np.array([_STABLE[i][2] for i in places], np.float64))
+    canonical = np.array([_STABLE[i][:3] for i in places], np.float64)
+    weights = np.sqrt(np.array([_STABLE[i][3] for i in places], np.float64))
     design = np.concatenate([canonical, np.ones((len(places), 1))], 1) * weights[:, None]
-    solve = np.linalg.pinv(design)  # (3, N)
-    target = landmarks[:, places].astype(np.float64) * weights[None, :, None]
-    matrices = np.swapaxes(solve[None] @ target, 1, 2).astype(np.float32)  # (T, 2, 3)
-    return transform(matrices, np.broadcast_to(_OUTLINE, (len(landmarks), *_OUTLINE.shape)))
+    cameras = np.linalg.pinv(design)[None] @ (landmarks[:, places] * weights[None, :, None])  # (T, 4, 2)
+    shape = np.concatenate([_OUTLINE, np.ones((len(_OUTLINE), 1), np.float32)], 1)
+    return [cv2.convexHull((shape @ camera).astype(np.float32))[:, 0] for camera in cameras]
 
 
 def face_mask(landmarks: F32, size: int | tuple[int, int]) -> Bool:
@@ -130,9 +139,10 @@ def _feather(mask: Bool, sigma: float) -> F32:
 
 
 def _soft(landmarks: F32, points: F32, size: int | tuple[int, int], grow: float, blur: float) -> F32:
-    """Hull of `points`, widened and blurred by shares of the interocular distance."""
+    """Hull of `points`, widened and blurred by shares of the interocular distance (in profile: of what it would be)."""
     out = []
-    for distance, cloud in zip(interocular(landmarks), points, strict=True):
+    depth = np.linalg.norm(landmarks[:, 36:48].mean(1) - landmarks[:, 33], axis=-1)
+    for distance, cloud in zip(np.maximum(interocular(landmarks), depth), points, strict=True):
         hull = cv2.convexHull(cloud.astype(np.float32))[:, 0]
         reach = 2 * round(float(distance) * grow) + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
