@@ -107,7 +107,7 @@ def test_adapters_start_as_identity_and_switch_off(tmp_path: Path) -> None:
     model.enable_adapters()
     model.save_lora_adapter(tmp_path, adapter_name="lip")
     fresh = build()
-    fresh.load_lora_adapter(tmp_path, adapter_name="lip", prefix=None)
+    fresh.load_lora_adapter(tmp_path, adapter_name="lip", prefix=None, use_safetensors=True)
     torch.testing.assert_close(fresh(**given), adapted)
 
 
@@ -122,8 +122,9 @@ def test_rotation_is_relative_and_its_gradient_right() -> None:
         return float((rotate(q, (cos[i : i + 1], sin[i : i + 1])) * rotate(k, (cos[j : j + 1], sin[j : j + 1]))).sum())
 
     assert product((0, 1, 2), (1, 2, 4)) == pytest.approx(product((2, 2, 1), (3, 3, 3)), abs=1e-5)
-    x = torch.randn(1, 120, 2, 12, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda value: rotate(value, (cos.double(), sin.double())), (x[:, :3, :, :].expand(1, 3, 2, 12).contiguous().repeat(1, 40, 1, 1),), nondet_tol=0)
+    x = torch.randn(1, 3, 2, 12, dtype=torch.float64, requires_grad=True)
+    table = (cos[:3].double(), sin[:3].double())
+    assert torch.autograd.gradcheck(lambda value: rotate(value, table), (x,))
 
 
 def test_reference_stands_in_shifted_space() -> None:
