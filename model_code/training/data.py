@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +102,12 @@ def masked_frames(frames: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and its sound."""
+    """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and 50 Hz audio features."""
 
     clip_id: str
     speaker_id: str
     tracks: dict[str, LatentTrack]
     audio: Tensor
-    samples: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def n_blocks(self) -> int:
@@ -138,9 +137,7 @@ class ClipEncoder:
             cache.mkdir(parents=True, exist_ok=True)
             self._networks = fingerprint(codec) + fingerprint(audio_encoder) if isinstance(codec, nn.Module) else ""
 
-    def encode(
-        self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True, keep_samples: bool = False
-    ) -> EncodedClip:
+    def encode(self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> EncodedClip:
         """Encodes `clip`; `companion` (T, H, W, 3) adds the track of V', `masked` that of the inpainting context."""
         path = None if self.cache is None else self.cache / f"{self._key(clip, companion, masked)}.safetensors"
         if path is not None and path.is_file():
@@ -153,8 +150,7 @@ class ClipEncoder:
                 partial.replace(path)
         names = sorted({name.split(".")[0] for name in tensors if "." in name})
         tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
-        samples = clip.audio if keep_samples else None
-        return EncodedClip(clip.clip_id, str(clip.row["speaker_id"]), tracks, tensors["audio"], samples)
+        return EncodedClip(clip.clip_id, str(clip.row["speaker_id"]), tracks, tensors["audio"])
 
     def _tensors(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> dict[str, Tensor]:
         size = clip.frames.shape[1]
@@ -184,7 +180,7 @@ class Batch:
     """Windows of several clips.
 
     Shapes: target, masked, companion (B, C, F, h, w); reference (B, C, R, h, w); face, lip
-    (B, 1, F, h, w); audio (B, F, window, D); samples (B, N) raw sound of the window.
+    (B, 1, F, h, w); audio (B, F, window, D); features (B, 2T, D), the 50 Hz features of the window's T frames.
     """
 
     clip_ids: tuple[str, ...]
@@ -193,9 +189,9 @@ class Batch:
     face: Tensor
     lip: Tensor
     reference: Tensor
+    features: Tensor
     masked: Tensor | None = None
     companion: Tensor | None = None
-    samples: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
@@ -248,10 +244,9 @@ class TrainingSet:
         outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + self.length]
         choices = outside or list(range(last + 1))
         values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames).float()
-        if clip.samples is not None:
-            begin, count = TEMPORAL * start * 640, self.window_frames * 640
-            sound = clip.samples[begin : begin + count]
-            values["samples"] = torch.from_numpy(np.pad(sound, (0, count - len(sound))).astype(np.float32))
+        first, count = 2 * TEMPORAL * start, 2 * self.window_frames
+        places = torch.arange(first, first + count).clamp_max(len(clip.audio) - 1)
+        values["features"] = clip.audio[places].float()
         values["_id"] = clip.clip_id  # type: ignore[assignment]
         return values
 
@@ -266,13 +261,12 @@ def encode_clips(
     encoder: ClipEncoder,
     *,
     masked: bool = True,
-    keep_samples: bool = False,
     on_clip: Callable[[str], None] | None = None,
 ) -> list[EncodedClip]:
     """Encodes clips one after another; `on_clip` is told each clip's id."""
     encoded = []
     for clip in clips:
-        encoded.append(encoder.encode(clip, masked=masked, keep_samples=keep_samples))
+        encoded.append(encoder.encode(clip, masked=masked))
         if on_clip is not None:
             on_clip(clip.clip_id)
     return encoded

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from model_code.config import Prediction
@@ -60,10 +59,5 @@ class FrameCritic(Protocol):
 class SyncCritic(Protocol):
     """A frozen network that judges decoded frames against sound; returns one distance per sample."""
 
-    def __call__(self, decoded: Tensor, samples: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [-1, 1] and (B, N) 16 kHz sound that starts with the first frame -> (B,)."""
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cos of the last axis; the paper prints +cosine for its sync loss, which has to be a distance."""
-    return 1.0 - torch.nn.functional.cosine_similarity(a, b, dim=-1)
+    def __call__(self, decoded: Tensor, features: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] and (B, 2T, D) audio features of the same time -> (B,)."""
