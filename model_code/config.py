@@ -105,7 +105,10 @@ class FlowConfig(Config):
     )
     sampling_steps: int = Field(8, json_schema_extra=deviation("50", "two CPU cores"))
     sampling_shift: float = Field(
-        1.5, json_schema_extra=deviation("unstated; release 5.0", "few steps must reach both experts' windows")
+        1.0,
+        json_schema_extra=deviation(
+            "unstated; release 5.0", "at 8 steps any more shift leaves the texture expert fewer than two steps"
+        ),
     )
     reference_guidance: float = Field(
         1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
