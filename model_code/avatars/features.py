@@ -90,20 +90,18 @@ def _mouth_frame(face: Face) -> tuple[float, float, float]:
 
 def _cavity(face: Face, skin_morphs: Array) -> Piece:
     grid = face.grid
-    half, y0, z0 = _mouth_frame(face)
+    _, y0, z0 = _mouth_frame(face)
     rows = np.flatnonzero(grid.mouth[:, 0] == 0)
     left = rows[grid.side[rows] >= 0]
     left = left[np.argsort(grid.mouth[left, 1])]
     loop = np.concatenate([left, grid.twin[left][::-1][1:-1]])
     count = len(loop)
     rim = face.points[loop]
-    angle = np.arctan2(rim[:, 0], np.cos(np.pi * grid.mouth[loop, 1] / (2 * MOUTH_STEPS)) * half * 1.2)
-    rings = [rim]
-    for radius_x, radius_y, depth in ((1.12, 0.19, 0.16), (0.95, 0.17, 0.4)):
-        ring = np.stack([radius_x * half * np.sin(angle), y0 + radius_y * np.cos(angle), np.full(count, z0 - depth)], -1)
-        ring[:, 2] -= 0.25 * np.abs(np.sin(angle)) ** 2
-        rings.append(ring)
-    points = np.concatenate([*rings, [[0, y0, z0 - 0.55]]])
+    # behind the skin round the lips, so that no shape pushes it through
+    outer = np.array([_same_place(grid.mouth, grid.side, 6, vertex) for vertex in loop])
+    behind = face.points[outer] - np.array([0.0, 0.0, 0.13])
+    deep = (behind - [0, y0, z0]) * np.array([0.8, 0.8, 1.0]) + np.array([0.0, y0, z0 - 0.28])
+    points = np.concatenate([rim, behind, deep, [[0, y0, z0 - 0.6]]])
     faces = np.concatenate([sheet(3, count, True)[:, ::-1], fan(3 * count, np.arange(2 * count, 3 * count)[::-1])])
     colors = np.zeros((len(points), 3)) + np.array([0.10, 0.018, 0.018])
     colors[:count] = np.array(face.params.lips) * 0.45
@@ -112,18 +110,17 @@ def _cavity(face: Face, skin_morphs: Array) -> Piece:
     weight = ramp(np.concatenate([np.tile(grid.mouth[loop, 1] / (2 * MOUTH_STEPS), 3), [0.5]]), 0.2, 0.8)
     morphs = np.zeros((len(ARKIT_NAMES), len(points), 3))
     morphs[:, :count] = skin_morphs[:, loop]
-    jaw = jaw_rotation(points[count:], face, weight[count:])
-    morphs[INDEX["jawOpen"], count:] = jaw
-    for name in ("jawForward", "jawLeft", "jawRight"):
-        axis, amount = (2, 0.1) if name == "jawForward" else (0, 0.1 if name == "jawLeft" else -0.1)
-        morphs[INDEX[name], count:, axis] = amount * weight[count:]
-    inward = (0.0, 0.45, 0.2, 0.0)
-    for shape in ("mouthPucker", "mouthFunnel"):
-        for ring in (1, 2):
-            part = slice(ring * count, (ring + 1) * count)
-            morphs[INDEX[shape], part, 0] = -0.6 * inward[ring] * points[part, 0]
+    morphs[:, count : 2 * count] = skin_morphs[:, outer]
+    morphs[:, 2 * count : 3 * count] = 0.4 * skin_morphs[:, outer]
+    morphs[INDEX["jawOpen"], 2 * count :] = jaw_rotation(points[2 * count :], face, weight[2 * count :] * 0.9)
     result.morphs = morphs
     return result
+
+
+def _same_place(mouth: NDArray[np.int64], side: Array, ring: int, vertex: int) -> int:
+    """The vertex of another ring of the mouth at the same step and side."""
+    found = (mouth[:, 0] == ring) & (mouth[:, 1] == mouth[vertex, 1]) & (side == side[vertex])
+    return int(np.flatnonzero(found)[0])
 
 
 def _jaw_morphs(face: Face, points: Array) -> Array:
@@ -142,11 +139,12 @@ def _teeth(face: Face, upper: bool) -> Piece:
     sharp = face.params.species in ("cat", "dog", "wolf", "reptile", "fox", "bear", "lion")
     at = np.linspace(-1, 1, 3 * count + 1)
     gap = np.arange(3 * count + 1) % 3 == 0
-    reach = half * (0.92 if upper else 0.84)
+    snout = float(face.params.muzzle > 0)
+    reach = half * (0.88 if upper else 0.8) * (1 - 0.15 * snout)
     x = reach * np.sin(at * np.pi / 2 * 0.95)
     bow = 0.26 * np.abs(at) ** 2.2
-    front = z0 - (0.055 if upper else 0.075) - bow
-    heights = (0.12, 0.05, -0.03) if upper else (-0.15, -0.075, -0.018)
+    front = z0 - (0.055 if upper else 0.075) - 0.04 * snout - bow * (1 + 0.3 * snout)
+    heights = (0.11, 0.05, -0.03) if upper else (-0.12, -0.07, -0.018)
     canine = np.abs(np.abs(at) - 0.5) < 0.09 if sharp else np.zeros(len(at), bool)
     rows, colors = [], []
     tooth, gum = np.array(face.params.teeth), np.array([0.42, 0.13, 0.13])
@@ -155,16 +153,20 @@ def _teeth(face: Face, upper: bool) -> Piece:
         if row == 2:
             y = np.where(gap, y + (0.014 if upper else -0.012), y)
             y = y + np.where(canine & ~gap, -0.045 if upper else 0.04, 0.0) + 0.01 * at**2
-        z = front - np.where(gap, 0.012, 0.0) - (0.012 if row == 0 else 0.0)
+        z = front - np.where(gap, 0.01, 0.0) - (0.05 if row == 0 else 0.0)
         rows.append(np.stack([x, y, z], -1))
         fade = (1 - 0.55 * np.abs(at) ** 2)[:, None]
-        shade = np.where(gap[:, None], 0.45, 1.0) * tooth * fade
+        shade = np.where(gap[:, None], 0.6, 1.0) * tooth * fade
         colors.append(np.broadcast_to(gum * fade, shade.shape) if row == 0 else shade)
     points = np.concatenate(rows)
     faces = sheet(3, len(at)) if upper else sheet(3, len(at))[:, ::-1]
     result = piece(points, faces, np.concatenate(colors), Part.TEETH, 0.6)
-    if not upper:
-        result.morphs = _jaw_morphs(face, points)
+    morphs = np.zeros((len(ARKIT_NAMES), len(points), 3)) if upper else _jaw_morphs(face, points)
+    # rounded lips would cut through the outer teeth, which they hide anyway
+    for name, share in (("mouthPucker", 0.3), ("mouthFunnel", 0.15)):
+        morphs[INDEX[name], :, 0] -= share * points[:, 0]
+        morphs[INDEX[name], :, 2] -= 0.1 * share
+    result.morphs = morphs
     return result
 
 
@@ -173,7 +175,7 @@ def _tongue(face: Face) -> Piece:
     rows, columns = 6, 7
     along, across = np.linspace(0, 1, rows), np.linspace(-1, 1, columns)
     grid_along, grid_across = np.meshgrid(along, across, indexing="ij")
-    width = half * 0.62 * (1 - 0.35 * grid_along**3)
+    width = half * 0.62 * np.sqrt(np.clip(1 - 0.9 * grid_along**6, 0, 1))
     x = width * grid_across
     z = z0 - 0.5 + 0.36 * grid_along - 0.05 * grid_across**2 * grid_along
     y = y0 - 0.09 + 0.045 * np.sin(np.pi * np.clip(grid_along, 0, 1)) - 0.04 * grid_across**2
@@ -271,8 +273,8 @@ def _normal_x(points: Array, faces: NDArray[np.int64]) -> float:
 def _animal_ear(face: Face, color: Array, inner: Array) -> Piece:
     params = face.params
     shapes = {  # half width, length, roundness, sideways lean, base angle (x, y)
-        "cat": (0.26, 0.52, 1.0, 0.3, 0.42), "fox": (0.25, 0.66, 1.0, 0.25, 0.4), "bear": (0.24, 0.34, 0.4, 0.6, 0.52),
-        "mouse": (0.42, 0.62, 0.45, 0.75, 0.5), "rabbit": (0.17, 1.0, 0.55, 0.18, 0.25), "dog": (0.24, 0.62, 0.6, 1.9, 0.6),
+        "cat": (0.33, 0.62, 1.0, 0.38, 0.44), "fox": (0.32, 0.78, 1.0, 0.3, 0.42), "bear": (0.27, 0.42, 0.4, 0.6, 0.5),
+        "mouse": (0.5, 0.75, 0.45, 0.7, 0.42), "rabbit": (0.2, 1.15, 0.55, 0.2, 0.26), "dog": (0.27, 0.85, 0.6, 2.35, 0.5),
     }  # fmt: skip
     width, length, roundness, lean, base_x = shapes[params.ears]
     rows, columns = 6, 5
@@ -294,7 +296,7 @@ def _animal_ear(face: Face, color: Array, inner: Array) -> Piece:
         turned.append(np.stack([x * np.cos(lean) + y * np.sin(lean), y * np.cos(lean) - x * np.sin(lean), z], -1))
     anchor = np.array([base_x * params.width, 0.82 * params.skull, 0.05])
     if params.ears == "dog":
-        anchor = np.array([0.6 * params.width, 0.62 * params.skull, 0.05])
+        anchor = np.array([0.58 * params.width, 0.72 * params.skull, 0.12])
     faces = sheet(rows, columns)[:, ::-1]
     count = rows * columns
     rim = np.concatenate([np.arange(0, count, columns), np.arange(count - 1, 0, -columns)])
@@ -359,9 +361,12 @@ def worn(face: Face) -> list[Piece]:
     params = face.params
     if params.worn == "glasses":
         return _glasses(face)
-    if params.worn == "antennae":
-        return _antennae(face)
-    return []
+    pieces = _antennae(face) if params.worn == "antennae" else []
+    if params.species == "robot":
+        pieces += _eye_rims(face)
+    if params.muzzle > 0 and params.species != "reptile":
+        pieces.append(_nose_pad(face))
+    return pieces
 
 
 def _glasses(face: Face) -> list[Piece]:
@@ -387,6 +392,31 @@ def _glasses(face: Face) -> list[Piece]:
         pieces += [half, half.mirrored()]
     points, faces = tube(bridge, np.full(3, 0.016), 4)
     return [*pieces, piece(points, faces, params.worn_color, Part.ACCESSORY, 0.6)]
+
+
+def _eye_rims(face: Face) -> list[Piece]:
+    """Rings round a robot's eyes."""
+    params = face.params
+    rows = face.grid.eye[:, 0] == 3
+    rows &= face.grid.side > 0
+    order = np.argsort(face.grid.eye[rows, 1])
+    loop = face.points[rows][order]
+    path = np.concatenate([loop, loop[:2]])
+    path[:, 2] = path[:, 2] * 0.5 + path[:, 2].max() * 0.5
+    points, faces = tube(path, np.full(len(path), 0.028), 5)
+    rim = piece(points, faces, np.array(params.skin) * 0.35, Part.ACCESSORY, 0.8)
+    return [rim, rim.mirrored()]
+
+
+def _nose_pad(face: Face) -> Piece:
+    """An animal's dark wet nose."""
+    params = face.params
+    tip = face.points[face.grid.landmarks[30]]
+    size = np.array([0.13, 0.085, 0.07]) * params.nose_width
+    points, faces = ball(np.zeros(3), size, 5, 10)
+    points[:, 0] *= 1 + 0.45 * points[:, 1] / size[1]
+    color = (0.35, 0.13, 0.13) if params.seed % 3 == 0 else (0.012, 0.01, 0.01)
+    return piece(points + tip + np.array([0.0, -0.01, -0.01]), faces, color, Part.ACCESSORY, 0.8)
 
 
 def _antennae(face: Face) -> list[Piece]:

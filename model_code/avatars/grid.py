@@ -166,14 +166,14 @@ def _loose_points(mouth_outer: Array, eye_outer: Array) -> Array:
     fixed = [*JAW_LINE, *BROW_LINE, *NOSE_BRIDGE, *NOSE_BASE, *NOSE_DETAIL]
     fixed += [(0.0, y) for y in rows]
     fixed += [(BACK, y) for y in (BOTTOM, -1.2, -0.95, -0.65, -0.35, -0.05, 0.25, 0.55, 0.85, 1.15, TOP)]
-    fixed += [(x, BOTTOM) for x in np.linspace(0, BACK, 9)[1:-1]] + [(x, TOP) for x in np.linspace(0, BACK, 7)[1:-1]]
+    fixed += [(x, BOTTOM) for x in np.linspace(0, BACK, 9)[1:-1]] + [(x, TOP) for x in np.linspace(0, BACK, 9)[1:-1]]
     chosen = [np.array(point) for point in fixed]
     rings = np.concatenate([mouth_outer, eye_outer])
     for y in np.arange(BOTTOM + 0.1, TOP - 0.1, 0.0525):
         for x in np.arange(0.05, BACK - 0.1, 0.05):
             point = np.array([x, y])
             spacing = 0.085 + 0.1 * np.clip((x - 0.5) / 0.5, 0, 1) + 0.12 * np.clip((x - 1.15) / 0.6, 0, 1)
-            spacing += 0.2 * np.clip((y - 0.45) / 0.6, 0, 1) * np.clip(x + 0.4, 0, 1) + 0.1 * (y < -1.15)
+            spacing += 0.09 * np.clip((y - 0.45) / 0.6, 0, 1) + 0.1 * (y < -1.15)
             if _inside(point[None], mouth_outer)[0] or _inside(point[None], eye_outer)[0]:
                 continue
             if np.linalg.norm(rings - point, axis=1).min() < 0.65 * spacing:

@@ -52,16 +52,16 @@ def hairline(angle: Array, params: HeadParams) -> Array:
 def _shell(params: HeadParams) -> Piece:
     style = params.hair
     long = {"bob": -0.95, "long": -1.75, "wavy": -1.6}.get(style)
-    rows, columns = (13, 30) if long is None else (15, 30)
+    rows, columns = (13, 34) if long is None else (15, 34)
     angle = 2 * np.pi * (np.arange(columns) + 0.5) / columns - np.pi
     rng = np.random.default_rng(params.seed)
-    line = hairline(angle, params)
+    locks = rng.normal(size=columns)
+    locks = (locks + np.roll(locks, 1)) / 2
+    line = hairline(angle, params) + (0.035 * locks * ramp(0.9 - np.abs(angle), 0, 0.3) if style not in ("buzz", "receding") else 0.0)
     top = DOME_FROM + DOME_ARC * 0.97
     thickness = params.hair_volume
     points = np.zeros((rows, columns, 3))
     shade = np.ones((rows, columns))
-    locks = rng.normal(size=columns)
-    locks = (locks + np.roll(locks, 1)) / 2
     for row in range(rows):
         t = row / (rows - 1)
         # the last row is tucked under the skin below the hairline
@@ -69,6 +69,7 @@ def _shell(params: HeadParams) -> Piece:
         base = skull_shell(angle, y, params)
         centre = np.array([0.0, 0.35, -0.05])
         outward = base - centre
+        outward[:, 1] *= 0.85
         outward /= np.linalg.norm(outward, axis=1, keepdims=True)
         above = y - line
         grow = thickness * ramp(above, -0.06, 0.16 if style != "buzz" else 0.05) - 0.055 * (1 - ramp(above, -0.1, 0.02))
@@ -79,12 +80,12 @@ def _shell(params: HeadParams) -> Piece:
             shade[row] += 0.35 * wave
         else:
             shade[row] += 0.16 * locks + 0.1 * np.sin(angle * 11 + t * 2)
-            grow = grow + 0.012 * locks * ramp(above, 0.0, 0.1)
+            grow = grow + 0.03 * locks * ramp(above, 0.0, 0.1) * (style != "buzz") * (1 - ramp(y, 1.1, 1.4))
         points[row] = base + outward * grow[:, None]
         shade[row] *= 0.75 + 0.35 * (1 - t)
     if long is not None:
         _drape(points, shade, angle, long, params)
-    flat = np.concatenate([points.reshape(-1, 3), points[0].mean(0, keepdims=True) + [[0, 0.02, 0]]])
+    flat = np.concatenate([points.reshape(-1, 3), points[0].mean(0, keepdims=True) + [[0, 0.004, 0]]])
     faces = np.concatenate([sheet(rows, columns, True), fan(rows * columns, np.arange(columns))])
     tint = np.concatenate([shade.reshape(-1), [1.1]])[:, None]
     return piece(flat, faces, np.clip(np.array(params.hair_color) * tint, 0.003, 1), Part.HAIR, 0.3)
@@ -110,15 +111,17 @@ def _drape(points: Array, shade: Array, angle: Array, low: float, params: HeadPa
     """Lets the hair hang at the sides and the back down to `low`."""
     rows = len(points)
     first = rows // 2
-    hang = ramp(np.abs(angle), 0.95, 1.25)
+    hang = ramp(np.abs(angle), 1.0, 1.14)
     start = points[first].copy()
     for row in range(first + 1, rows):
         t = (row - first) / (rows - 1 - first)
         target = start.copy()
         target[:, 1] = start[:, 1] + (low - start[:, 1]) * t
-        bulge = 1.06 + 0.1 * np.sin(np.pi * min(t * 1.2, 1.0)) - 0.12 * t
-        target[:, 0] = start[:, 0] * bulge
-        target[:, 2] = start[:, 2] * bulge - 0.05 * t
+        bulge = 1.05 + 0.08 * np.sin(np.pi * min(t * 1.2, 1.0)) - (0.03 if params.hair == "bob" else 0.0) * t
+        frame = np.exp(-(((np.abs(angle) - 1.15) / 0.3) ** 2))
+        target[:, 0] = start[:, 0] * (bulge + 0.14 * np.sin(np.pi * t) + 0.04 * t)
+        target[:, 2] = start[:, 2] * bulge - 0.05 * t + 0.16 * frame * np.sin(np.pi * 0.8 * t)
+        target[:, 1] += 0.06 * t * np.sin(angle * 13)
         if params.hair == "wavy":
             target[:, 0] += 0.04 * np.sin(t * 9 + angle * 5)
         points[row] = points[row] * (1 - hang[:, None]) + target * hang[:, None]

@@ -62,7 +62,7 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
         "bald", "buzz", "receding", "short", "side", "quiff", "curly", "afro", "short", "long")  # fmt: skip
     style = str(rng.choice(styles))
     volume = {"buzz": 0.02, "receding": 0.05, "afro": 0.2, "curly": 0.16}.get(style, float(rng.uniform(0.07, 0.14)))
-    brow = _scaled(hair_color, 0.6 if sum(hair_color) > 0.6 else 1.0)
+    brow = _scaled(hair_color, (0.5, 0.42, 0.36) if sum(hair_color) > 0.6 else 1.0)
     lips = np.array(skin) * np.array([0.82, 0.47, 0.48])
     if feminine > 0.5 and rng.random() < 0.5:
         lips = lips * 0.4 + np.array(_pick(rng, ("a8323e", "8c2f39", "c0505a", "b03a2e", "7a2436"))) * 0.6
@@ -74,7 +74,7 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
         "neck": rng.normal(1.05 - 0.2 * feminine, 0.06), "age": age,
         "eye_spacing": rng.normal(0, 0.014), "eye_width": rng.normal(0.15, 0.009),
         "eye_upper": rng.normal(0.066, 0.009), "eye_lower": rng.normal(0.047, 0.006),
-        "eye_tilt": rng.normal(0.01, 0.01), "eye_area": rng.normal(1.06, 0.06), "hooded": rng.random(),
+        "eye_tilt": rng.normal(0.01, 0.01), "eye_area": rng.normal(1.16, 0.06), "hooded": rng.random(),
         "iris": _pick(rng, _IRIS[:4] if darkness > 0.7 else _IRIS), "iris_size": rng.uniform(0.44, 0.5),
         "pupil_size": rng.uniform(0.17, 0.24),
         "nose_length": rng.normal(0.0, 0.03), "nose_width": rng.normal(1.0, 0.14), "nose_height": rng.normal(0.95, 0.13),
@@ -166,13 +166,14 @@ def draw_nonhuman(seed: int, rng: np.random.Generator) -> HeadParams:
         fur = _pick(rng, _FUR)
         light = float(rng.uniform(1.5, 2.5))
         traits |= {
-            "muzzle": {"dog": 0.36, "fox": 0.34, "bear": 0.28, "cat": 0.18, "mouse": 0.26, "rabbit": 0.18}[species],
-            "skin": fur, "belly": _scaled(np.array(fur).tolist(), light) if rng.random() < 0.8 else None, "ears": species,  # type: ignore[arg-type]
-            "eye_area": rng.uniform(1.15, 1.4), "eye_upper": rng.uniform(0.08, 0.1), "eye_lower": rng.uniform(0.06, 0.08),
+            "muzzle": {"dog": 0.42, "fox": 0.46, "bear": 0.38, "cat": 0.24, "mouse": 0.36, "rabbit": 0.24}[species],
+            "skin": fur, "belly": _scaled(np.array(fur).tolist(), light) if rng.random() < 0.85 else None, "ears": species,  # type: ignore[arg-type]
+            "eye_area": rng.uniform(1.25, 1.5), "eye_upper": rng.uniform(0.09, 0.115), "eye_lower": rng.uniform(0.06, 0.08),
             "eye_spacing": rng.uniform(0.0, 0.04), "iris_size": rng.uniform(0.62, 0.75), "pupil_size": rng.uniform(0.2, 0.38),
             "slit_pupil": species in ("cat", "fox"), "iris": hue(rng, (0.6, 0.95), (0.45, 0.9)) if species == "cat" else srgb("4a2c14"),
-            "pattern": str(rng.choice(["none", "mask", "stripes", "blaze", "spots"])), "nose_height": rng.uniform(0.35, 0.6),
-            "nose_width": rng.uniform(0.9, 1.2), "lips": _scaled(fur, 0.35), "upper_lip": 0.045, "lower_lip": 0.06, "blush": 0.05,
-            "gloss": 0.05, "width": rng.normal(1.12, 0.05), "fullness": rng.uniform(0.05, 0.12), "neck": 1.15,
+            "pattern": str(rng.choice(["none", "mask", "stripes", "blaze", "spots"])), "nose_height": rng.uniform(0.1, 0.25),
+            "nose_width": rng.uniform(0.9, 1.25), "lips": _scaled(fur, 0.35), "upper_lip": 0.045, "lower_lip": 0.06, "blush": 0.05,
+            "gloss": 0.05, "width": rng.normal(1.2, 0.05), "fullness": rng.uniform(0.0, 0.06), "neck": 1.05, "chin_length": 0.68,
+            "jaw_width": rng.uniform(1.05, 1.25), "skull": rng.uniform(0.92, 1.05), "mouth_drop": -0.06, "nose_length": -0.05, "chin_forward": -0.12,
         }  # fmt: skip
     return HeadParams(seed=seed, name=f"{species}-{seed}", kind="nonhuman", species=species, **traits)

@@ -77,7 +77,7 @@ def _jaw(face: Face, left: Array) -> dict[str, Array]:
     corner = np.exp(-(((flat[:, 0] - 0.27) / 0.12) ** 2) - ((flat[:, 1] - MOUTH_Y) / 0.14) ** 2)
     open_ += _vector(-0.035, 0, -0.01, corner)
     close = np.zeros_like(open_)
-    falloff = (1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.35, 0.0)
+    falloff = (1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.25, 0.0)
     for ring, share in enumerate(falloff):
         rows = np.flatnonzero((mouth[:, 0] == ring) & (face.grid.side >= 0))
         rows = rows[np.argsort(mouth[rows, 1])]
@@ -116,10 +116,11 @@ def _mouth(face: Face, left: Array) -> dict[str, Array]:
     funnel = _vector(-0.3 * left[:, 0], 0, 0.085, near)
     funnel[:, 1] += (0.05 * lift_up - 0.065 * pull_down) * (0.25 + 0.75 * dome) * near
     cheek = np.exp(-(((x - 0.44) / 0.15) ** 2) - ((flat[:, 1] + 0.3) / 0.15) ** 2)
-    smile = _vector(0.1 * size, 0.085, -0.055, corner) + _vector(0.0, 0.03, 0.035, cheek)
-    smile[:, 1] -= 0.012 * vertical * border * dome
-    frown = _vector(0.015, -0.085, -0.01, corner) + _vector(0, -0.01, 0, near * dome)
-    stretch = _vector(0.105 * size, -0.03, -0.035, corner)
+    along = np.clip(x / 0.26, 0, 1) ** 2 * np.exp(-((np.maximum(x - 0.26, 0) / 0.13) ** 2)) * np.exp(-((dy / 0.16) ** 2))
+    smile = _vector(0.095 * size, 0.09, -0.06, along) + _vector(0.0, 0.03, 0.035, cheek)
+    smile[:, 1] -= 0.012 * vertical * border * dome + 0.006 * near * dome
+    frown = _vector(0.015, -0.085, -0.01, 0.5 * (corner + along)) + _vector(0, -0.01, 0, near * dome)
+    stretch = _vector(0.105 * size, -0.03, -0.035, along)
     stretch[:, 1] -= 0.01 * vertical * border * dome
     roll = border + 0.35 * (ring == 1) + 0.8 * (ring == 2)
     press = _vector(0, -0.02 * vertical * dome, -0.018 * dome, border) + _vector(0.012, 0.01, -0.02, corner)

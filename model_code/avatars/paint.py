@@ -32,7 +32,7 @@ def paint(face: Face) -> tuple[Array, Array]:
     mix(red, params.blush * np.exp(-(((x - 0.45) / 0.15) ** 2) - ((y + 0.32) / 0.13) ** 2))
     mix(red, 0.5 * params.blush * np.exp(-((x / 0.14) ** 2) - ((y + 0.36) / 0.09) ** 2))
     socket = np.exp(-(((x - EYE_X) / 0.2) ** 2) - ((y - EYE_Y) / 0.1) ** 2)
-    mix(skin * np.array([0.62, 0.5, 0.5]), (0.25 + 0.4 * params.age) * socket)
+    mix(skin * np.array([0.66, 0.54, 0.52]), (0.2 + 0.4 * params.age) * socket)
     if params.makeup > 0:
         mix(np.array(params.lips) * 0.5 + skin * 0.2, params.makeup * socket * (y > 0.0))
     mix(skin * 0.55, 0.55 * (grid.eye[:, 0] == 3) * (np.sin(2 * np.pi * grid.eye[:, 1] / 20) > 0.1))
@@ -64,7 +64,7 @@ def paint(face: Face) -> tuple[Array, Array]:
         mix(np.array(params.hair_color), 0.9 * grown)
     colors *= 1 + 0.02 * rng.standard_normal((len(x), 1))
     gloss = np.full(len(x), params.gloss)
-    gloss += 0.25 * np.exp(-((x / 0.12) ** 2) - ((y + 0.33) / 0.1) ** 2)
+    gloss += 0.1 * np.exp(-((x / 0.12) ** 2) - ((y + 0.33) / 0.1) ** 2)
     gloss[(grid.mouth[:, 0] >= 1) & (grid.mouth[:, 0] <= 3)] += 0.25
     del side
     return np.clip(colors, 0.002, 1), np.clip(gloss, 0, 1)
@@ -83,4 +83,5 @@ def _pattern(face: Face, mix, rng: np.random.Generator) -> None:  # type: ignore
     elif params.pattern == "blaze":
         mix((0.75, 0.72, 0.68), np.exp(-((x / 0.13) ** 4)) * (y > -0.4))
     elif params.pattern == "panels":
+        mix(skin * 0.12, np.exp(-((x / 0.62) ** 6) - ((y - 0.02) / 0.2) ** 6))
         mix(skin * 0.3, 0.8 * (np.abs(y - 0.42) < 0.03) + 0.8 * (np.abs(x - 0.72) < 0.04) + 0.7 * (np.abs(y + 0.95) < 0.03) * (x < 0.4))

@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 
 # height: half width, front depth, back depth, roundness of the cross-section
 _LEVELS = np.array([-1.45, -1.3, -1.2, -1.12, -1.05, -0.95, -0.82, -0.68, -0.45, -0.2, 0.0, 0.25, 0.55])
-_WIDTH = np.array([0.46, 0.455, 0.46, 0.47, 0.485, 0.51, 0.55, 0.58, 0.615, 0.65, 0.67, 0.695, 0.71])
-_FRONT = np.array([0.23, 0.25, 0.4, 0.66, 0.765, 0.80, 0.80, 0.81, 0.825, 0.84, 0.85, 0.9, 0.87])
+_WIDTH = np.array([0.44, 0.42, 0.41, 0.415, 0.43, 0.475, 0.545, 0.60, 0.65, 0.685, 0.70, 0.72, 0.735])
+_FRONT = np.array([0.2, 0.2, 0.34, 0.64, 0.765, 0.80, 0.80, 0.81, 0.825, 0.84, 0.85, 0.9, 0.87])
 _BACK = np.array([0.58, 0.55, 0.54, 0.55, 0.57, 0.6, 0.64, 0.69, 0.78, 0.87, 0.92, 0.97, 0.98])
 _SHAPES = [PchipInterpolator(_LEVELS, column) for column in (_WIDTH, _FRONT, _BACK)]
 DOME_FROM, DOME_ARC, DOME_HEIGHT = 0.55, 0.93, 0.58
@@ -63,7 +63,7 @@ def skull(places: Array, params: HeadParams) -> Array:
     width = width * (1 + (params.neck - 1) * ramp(low, -1.05, -1.25))
     width = width + params.cheekbone * bump(low, -0.15, 0.2)
     front = front + params.chin_forward * bump(low, -1.0, 0.16)
-    exponent = params.boxiness - 0.25 * bump(low, -0.9, 0.25)
+    exponent = params.boxiness - 0.3 * bump(low, -0.95, 0.25)
     depth = np.where(angle < np.pi / 2, front, back)
     sine, cosine = np.abs(np.sin(angle)), np.abs(np.cos(angle))
     radius = ((sine / width) ** exponent + (cosine / depth) ** exponent) ** (-1 / exponent)
@@ -77,16 +77,17 @@ def relief(flat: Array, params: HeadParams) -> Array:
     """Forward displacement (N,) of brow, sockets, nose, cheeks and chin at unrelaxed flat places."""
     x, y = flat[:, 0], flat[:, 1]
     z = (0.035 + params.brow_ridge) * bump(y, 0.19, 0.085) * np.exp(-((x / 0.52) ** 4))
-    z -= 0.075 * np.exp(-(((x - 0.31) / 0.18) ** 2) - ((y + 0.01) / 0.13) ** 2)
+    z -= 0.06 * np.exp(-(((x - 0.31) / 0.18) ** 2) - ((y + 0.01) / 0.13) ** 2)
     z -= 0.04 * bump(y, 0.05, 0.08) * bump(x, 0.0, 0.09)
     levels = np.array([-0.6, -0.5, -0.47, -0.445, -0.41, -0.36, -0.27, -0.15, 0.0, 0.08, 0.16])
     hook = params.nose_hook
-    ridge = np.array([0.0, 0.015, 0.06, 0.17, 0.235, 0.26, 0.205, 0.14, 0.075, 0.04, 0.0])
+    ridge = np.array([0.0, 0.015, 0.06, 0.165, 0.225, 0.235, 0.19, 0.13, 0.075, 0.04, 0.0])
     ridge[6:9] *= params.nose_bridge
     ridge[6:8] += hook
-    spread = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.098, 0.085, 0.078, 0.075, 0.085, 0.1])
+    spread = np.array([0.115, 0.115, 0.12, 0.125, 0.125, 0.122, 0.108, 0.1, 0.095, 0.1, 0.11])
     nose = PchipInterpolator(levels, ridge)(np.clip(y, -0.6, 0.16))
     z += params.nose_height * nose * np.exp(-(np.abs(x / PchipInterpolator(levels, spread)(np.clip(y, -0.6, 0.16))) ** 2.2))
+    z += 0.03 * params.nose_height * np.exp(-((x / 0.06) ** 2) - ((y + 0.37) / 0.06) ** 2)
     z += 0.105 * params.nose_height**0.5 * np.exp(-(((x - 0.115) / 0.052) ** 2) - ((y + 0.415) / 0.052) ** 2)
     z -= 0.05 * np.exp(-(((x - 0.07) / 0.03) ** 2) - ((y + 0.465) / 0.022) ** 2)
     z -= 0.03 * np.exp(-(((x - 0.195) / 0.04) ** 2) - ((y + 0.43) / 0.06) ** 2)
@@ -98,7 +99,7 @@ def relief(flat: Array, params: HeadParams) -> Array:
     z += 0.05 * np.exp(-((x / 0.17) ** 2) - ((y + 1.0) / 0.1) ** 2)
     fold = 0.2 + (-0.42 - y) * 0.55
     z -= (0.006 + 0.028 * params.age) * np.exp(-(((x - fold) / 0.035) ** 2)) * bump(y, -0.58, 0.14)
-    z += params.muzzle * np.exp(-((x / 0.34) ** 4) - ((y + 0.62) / 0.36) ** 4)
+    z += params.muzzle * np.exp(-((x / 0.33) ** 4) - (np.where(y > -0.6, (y + 0.6) / 0.42, (y + 0.6) / 0.34) ** 4))
     return np.asarray(z)
 
 
