@@ -113,7 +113,7 @@ def _openness(avatar: Avatar, anatomy: _Anatomy) -> tuple[Array, Array]:
 
     depth = (anatomy.mouth[2] - avatar.vertices[:, 2]) / anatomy.interocular
     openness[touched(Part.EYE)] = np.maximum(openness[touched(Part.EYE)], 0.6)
-    for part, bright, falloff in ((Part.CAVITY, 0.5, 2.2), (Part.TONGUE, 0.75, 1.2), (Part.TEETH, 0.95, 0.9)):
+    for part, bright, falloff in ((Part.CAVITY, 0.7, 1.3), (Part.TONGUE, 1.0, 0.7), (Part.TEETH, 0.95, 0.9)):
         mask = touched(part)
         openness[mask] = np.clip(bright * np.exp(-falloff * np.maximum(depth[mask], 0.0)), 0.06, 1.0)
     return openness.astype(np.float32), touched(*INTERIOR)
