@@ -166,6 +166,11 @@ class MlflowRuns(dg.ConfigurableResource):
             return Path(unquote(uri.path)) / folder
         return Path(client.download_artifacts(found.run_id, folder))
 
+    def versions(self, name: str) -> dict[int, dict[str, str]]:
+        """Tags of every version of a registered model; empty if there is none."""
+        found = self.client().search_model_versions(f"name='{name}'")
+        return {int(version.version): dict(version.tags) for version in found}
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Points `alias` at a version."""
         self.client().set_registered_model_alias(name, alias, str(version))

@@ -44,11 +44,17 @@ class GateResult:
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
-    docs: Path
+    docs: Path | None = None
+
+    def also(self, why: str, ok: bool, found: str) -> GateResult:
+        """The same with one more critical condition, judged elsewhere."""
+        row = {"expectation": why, "ok": ok, "unexpected %": 0.0 if ok else 100.0, "critical": True}
+        failures = self.failures if ok else (*self.failures, f"{why}: {found}")
+        return GateResult(self.passed and ok, failures, self.warnings, (*self.rows, row), self.docs)
 
     def as_record(self) -> dict[str, Any]:
         """For the registry, beside the data."""
-        return {"passed": self.passed, "failures": list(self.failures), "warnings": list(self.warnings), "docs": str(self.docs)}
+        return {"passed": self.passed, "failures": list(self.failures), "warnings": list(self.warnings), "docs": str(self.docs or "")}
 
 
 def clip_suite(media: MediaConfig, min_clips: int) -> list[Expectation]:

@@ -1,0 +1,72 @@
+"""Normalised, tracked, cropped clips, with a gate."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from assets.gates import committed
+from assets.produce import Gate, Metadata, Product, produce
+from assets.raw_corpus import raw_corpus
+from assets.shards import first_frames, manifest
+from xdub_platform import pictures
+from xdub_platform.base import base_digest
+from xdub_platform.partitions import shards
+from xdub_platform.platform import Platform
+from xdub_platform.resources.quality import GateResult, clip_suite
+from xdub_platform.settings import Settings
+
+VERSION = "1"
+CHECK = "clip_gate"
+
+
+def config(settings: Settings) -> dict[str, Any]:
+    """What decides the clips besides the footage."""
+    return {"media": settings.media.model_dump(mode="json"), "base": base_digest("landmarker")}
+
+
+@dg.asset(
+    partitions_def=shards,
+    deps=[raw_corpus],
+    group_name="footage",
+    kinds={"dvc", "parquet", "webdataset"},
+    owners=["team:footage"],
+    tags={"xdub/stage": "2"},
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="clips", blocking=True, description="Every clip may be trained on: licence, consent, rates, lengths, no doubles.")],
+)
+def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """One shard of clips: 25 fps, 16 kHz, cut at shots, one tracked face, cropped and scored; what fails goes to quarantine with its reason."""
+    raw = committed(platform.store, f"raw_corpus/{context.partition_key}")
+    return produce(
+        context,
+        platform,
+        "ingest",
+        {**config(platform.settings), "files": str(raw.path), "shard": context.partition_key},
+        inputs=[raw],
+        gate=Gate(CHECK, lambda product: judge(platform, product)),
+        describe=describe,
+    )
+
+
+def judge(platform: Platform, product: Product) -> GateResult:
+    """The clip gate."""
+    table = pd.DataFrame(manifest(product.dataset.path))
+    if "consent" in table:
+        table["consent"] = table["consent"].astype(str)
+    suite = clip_suite(platform.settings.media, platform.settings.gates.min_clips)
+    return platform.quality.check(product.dataset.name, table, suite)
+
+
+def describe(product: Product) -> Metadata:
+    """Counts, a sheet of faces and the quarantine."""
+    rows = manifest(product.dataset.path)
+    metadata: Metadata = {
+        "clips": len(rows),
+        "speakers": len({row["speaker_id"] for row in rows}),
+        "minutes": round(sum(row["n_frames"] / row["fps"] for row in rows) / 60, 2),
+        "quarantine": pictures.table(product.result.get("quarantine", [])),
+        "rows": pictures.table([{key: row.get(key) for key in ("clip_id", "speaker_id", "language", "split", "n_frames")} for row in rows]),
+    }
+    if rows:
+        metadata["faces"] = pictures.inline(pictures.frame_grid(first_frames(product.dataset.path, 16)), "faces")
+    return metadata

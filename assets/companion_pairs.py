@@ -1,0 +1,97 @@
+"""A companion V' for every V, with the gate that decides what the editor may learn from."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from assets.clips import clips
+from assets.gates import accepted, committed
+from assets.generator import generator
+from assets.identity_encoder import identity_encoder
+from assets.produce import Gate, Metadata, Product, produce
+from assets.shards import manifest
+from xdub_platform import pictures
+from xdub_platform.base import base_digest
+from xdub_platform.partitions import is_heldout, pair_partitions, split_pair_key
+from xdub_platform.platform import Platform
+from xdub_platform.resources.quality import GateResult, pair_suite
+from xdub_platform.settings import Settings
+
+VERSION = "1"
+CHECK = "pair_gate"
+
+
+def config(settings: Settings) -> dict[str, Any]:
+    """What decides the pairs besides clips and generator."""
+    return {
+        "pairs": settings.pairs.model_copy(update={"seed": settings.seed + settings.pairs.seed}).model_dump(mode="json"),
+        "media": settings.media.model_dump(mode="json"),
+        "flow": settings.flow.model_dump(mode="json"),
+        "base": base_digest("codec", "audio_encoder", "landmarker"),
+    }
+
+
+@dg.asset(
+    partitions_def=pair_partitions,
+    deps=[
+        dg.AssetDep(clips, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard")),
+        generator,
+        identity_encoder,
+    ],
+    group_name="pairs",
+    kinds={"dvc", "parquet", "webdataset"},
+    owners=["team:pairs"],
+    tags={"xdub/stage": "5"},
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="companion_pairs", blocking=True, description="Accepted pairs: same person, different mouth, good picture; enough of them.")],
+)
+def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Pairs of one shard and one variant: `generated` (the generator redubs the clip), `relit` (both under one new light), `rendered` (exact pairs of other, rendered heads)."""
+    shard, variant = split_pair_key(context.partition_key)
+    if is_heldout(shard):
+        raise dg.Failure(f"{shard} is held out: it makes no pairs", allow_retries=False)
+    clip_shard = accepted(platform.store, f"clips/{shard}")
+    models = {"generator": committed(platform.store, "generator"), "identity": committed(platform.store, "identity_encoder")}
+    return produce(
+        context,
+        platform,
+        "pairs",
+        {
+            **config(platform.settings),
+            "variant": variant,
+            "shard": shard,
+            "clips": str(clip_shard.path),
+            **{name: str(model.path) for name, model in models.items()},
+            "generator_version": models["generator"].version,
+            "device": platform.settings.processes.device,
+        },
+        inputs=[clip_shard, *models.values()],
+        gate=Gate(CHECK, lambda product: judge(platform, product)),
+        describe=lambda product: describe(product, platform.settings),
+    )
+
+
+def judge(platform: Platform, product: Product) -> GateResult:
+    """The pair gate: every accepted row meets the filters, and enough rows are accepted."""
+    settings = platform.settings
+    table = pd.DataFrame(manifest(product.dataset.path))
+    chosen = table[table["accepted"]] if "accepted" in table else table
+    result = platform.quality.check(product.dataset.name, chosen, pair_suite(settings.pairs.filters))
+    share = len(chosen) / max(1, len(table))
+    return result.also(f"at least {settings.gates.min_accepted:.0%} of the pairs accepted", share >= settings.gates.min_accepted, f"found {share:.0%}")
+
+
+def describe(product: Product, settings: Settings) -> Metadata:
+    """Counts, reasons, histograms against the thresholds."""
+    rows, filters = manifest(product.dataset.path), settings.pairs.filters
+    reasons = [reason for row in rows for reason in (row.get("reasons") or [])]
+    metadata: Metadata = {
+        "pairs": len(rows),
+        "accepted": sum(bool(row["accepted"]) for row in rows),
+        "refused_because": pictures.table([{"reason": reason, "pairs": reasons.count(reason)} for reason in sorted(set(reasons))]),
+    }
+    for name in ("identity_cosine", "mouth_distance", "aspect_mean"):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            metadata[f"{name}_histogram"] = pictures.inline(pictures.histogram(values, getattr(filters, name), name), name)
+    return metadata

@@ -1,0 +1,160 @@
+"""The one way a worker's output becomes an asset: worker -> registry -> gate -> MLflow -> Dagster."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.gates import GATE, check_result
+from xdub_platform import pictures
+from xdub_platform.partitions import folder_of
+from xdub_platform.platform import Platform
+from xdub_platform.resources.mlflow import MlflowRun
+from xdub_platform.resources.quality import GateResult
+from xdub_platform.resources.store import Dataset
+from xdub_platform.resources.workers import WorkerRun
+
+RESULT = "result"
+
+Metadata = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A committed dataset and what its worker said about it."""
+
+    dataset: Dataset
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A named judgement over a product; the name is that of the asset's check."""
+
+    check: str
+    judge: Callable[[Product], GateResult]
+
+
+def dataset_name(context: dg.AssetExecutionContext) -> str:
+    """Where the asset's data lies in the registry: asset, or asset/shard, or asset/shard/variant."""
+    folder = folder_of(context.partition_key if context.has_partition_key else None)
+    asset = context.asset_key.to_user_string()
+    return f"{asset}/{folder}" if folder else asset
+
+
+def produce(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    worker: str,
+    config: Mapping[str, Any],
+    *,
+    inputs: Sequence[Dataset] = (),
+    gate: Gate | None = None,
+    register: str | None = None,
+    describe: Callable[[Product], Metadata] | None = None,
+) -> dg.MaterializeResult:
+    """Runs a worker and turns what it made into a materialisation.
+
+    Args:
+        context: Of the asset.
+        platform: Resources.
+        worker: Module of `model_code.workers`.
+        config: The worker's configuration without its output folder.
+        inputs: Datasets that it reads, for lineage.
+        gate: Judges the product; the verdict is recorded beside the data.
+        register: Name of the registered model, for models.
+        describe: Further metadata.
+
+    Raises:
+        dagster.Failure: The worker failed.
+    """
+    name = dataset_name(context)
+    with platform.mlflow.run(name, tags=run_tags(context)) as run:
+        run.params({"worker": worker, **config})
+        for dataset in inputs:
+            run.dataset(dataset, context.asset_key.to_user_string())
+        done = platform.workers.run(context, worker, config)
+        product = commit(platform, name, done)
+        verdict = gate.judge(product) if gate else None
+        if verdict:
+            platform.store.record(name, GATE, verdict.as_record())
+        metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
+        track(run, product)
+        if register:
+            metadata["model_version"] = register_model(run, register, product, platform)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(product.dataset.version),
+        metadata=metadata,
+        check_results=[check_result(gate.check, verdict)] if gate and verdict else [],
+    )
+
+
+def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
+    """Moves a worker's output into the registry.
+
+    ``result.json`` holds times; it is kept as a record beside the data, so that the same data has the same hash.
+    """
+    (done.output / "result.json").unlink()
+    dataset = platform.store.put(name, done.output)
+    platform.store.record(name, RESULT, done.result)
+    shutil.rmtree(done.scratch, ignore_errors=True)
+    return Product(dataset, done.result)
+
+
+def run_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """What links an MLflow run to Dagster."""
+    partition = context.partition_key if context.has_partition_key else ""
+    return {"dagster.run_id": context.run_id, "dagster.asset": context.asset_key.to_user_string(), "dagster.partition": partition}
+
+
+def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platform: Platform) -> Metadata:
+    """Where the data lies, what it was made from, and how it was measured."""
+    dataset = product.dataset
+    found: Metadata = {
+        "dvc_version": dataset.version,
+        "path": dg.MetadataValue.path(str(dataset.path)),
+        "bytes": dataset.size,
+        "mlflow_run": run.run_id,
+        "inputs": pictures.table([{"dataset": each.name, "version": each.version} for each in inputs]),
+        "settings": dg.MetadataValue.json(platform.resolved),
+    }
+    found.update({key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)})
+    rows = product.result.get("curves", [])
+    if rows:
+        names = [key for key in ("loss", "flow", "accuracy") if key in rows[-1]]
+        found["curves"] = pictures.inline(pictures.curves(rows, names), "training curves")
+    for picture in product.result.get("pictures", []):
+        path = dataset.path / picture
+        if path.is_file():
+            found[path.stem] = pictures.picture_file(path)
+    return found
+
+
+def track(run: MlflowRun, product: Product) -> None:
+    """Scores, curves, pictures and sample videos for MLflow."""
+    run.tags({"dvc.version": product.dataset.version, "dvc.dataset": product.dataset.name})
+    run.metrics({key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)})
+    for row in product.result.get("curves", []):
+        numbers = {key: value for key, value in row.items() if key != "step" and isinstance(value, int | float)}
+        run.metrics(numbers, int(row["step"]))
+    for media in (*product.result.get("pictures", []), *product.result.get("videos", [])):
+        if (product.dataset.path / media).is_file():
+            run.artifact(product.dataset.path / media, "samples")
+
+
+def register_model(run: MlflowRun, name: str, product: Product, platform: Platform) -> int:
+    """Registers the product as the next version of a model, unless its newest version is the same bytes."""
+    known = platform.mlflow.versions(name)
+    same = [version for version, tags in known.items() if tags.get("dvc.version") == product.dataset.version]
+    if same:
+        return max(same)
+    run.artifact(product.dataset.path, "model")
+    return run.register(name, "model", alias="challenger", tags={"dvc.version": product.dataset.version})
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Files of a dataset, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,72 @@
+"""What arrived, untouched: the first asset of the chain."""
+
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+
+from assets.produce import dataset_name, files_in, run_tags
+from xdub_platform import pictures
+from xdub_platform.incoming import members_of
+from xdub_platform.partitions import shards
+from xdub_platform.platform import Platform
+from xdub_platform.settings import Settings
+
+VERSION = "1"
+
+
+def config(settings: Settings) -> dict[str, object]:
+    """Nothing but the files decides what a raw shard is."""
+    return {}
+
+
+@dg.asset(
+    partitions_def=shards,
+    group_name="footage",
+    kinds={"dvc", "video"},
+    owners=["team:footage"],
+    tags={"xdub/stage": "1"},
+)
+def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Footage of one shard as it lay in the incoming folder: video, sound, sidecar with licence and consent, occluder masks."""
+    settings, name = platform.settings, dataset_name(context)
+    files = platform.ledger.files(context.partition_key)
+    scratch = settings.path("work", "raw_corpus", context.partition_key)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for file in files:
+        video = settings.incoming / file.name
+        if not video.is_file():
+            raise dg.Failure(f"{video} has left the incoming folder before it was taken in: put it back", allow_retries=False)
+        for member in members_of(video):
+            shutil.copyfile(member, scratch / member.name)
+    dataset = platform.store.put(name, scratch)
+    rows = [sidecar_row(dataset.path / file.name) for file in files]
+    with platform.mlflow.run(name, tags=run_tags(context)) as run:
+        run.metrics({"files": len(files), "bytes": dataset.size})
+        run.tags({"dvc.version": dataset.version})
+        mlflow_run = run.run_id
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(dataset.version),
+        metadata={
+            "videos": len(files),
+            "files": len(files_in(dataset.path)),
+            "bytes": dataset.size,
+            "speakers": len({row["speaker"] for row in rows}),
+            "sources": pictures.table(rows),
+            "path": dg.MetadataValue.path(str(dataset.path)),
+            "dvc_version": dataset.version,
+            "mlflow_run": mlflow_run,
+        },
+    )
+
+
+def sidecar_row(video: Path) -> dict[str, str]:
+    """Who a video shows and under what terms, as its sidecar says."""
+    try:
+        sidecar = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        sidecar = {}
+    named = {"speaker": "speaker_id", "language": "language", "licence": "licence", "consent": "consent", "split": "split"}
+    return {"file": video.name, **{name: str(sidecar.get(key, "")) for name, key in named.items()}}

@@ -1,0 +1,67 @@
+"""Everything Dagster loads: assets, checks, resources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from types import ModuleType
+
+import dagster as dg
+
+from assets import (
+    benchmark_scores,
+    clips,
+    companion_pairs,
+    dubber,
+    editor,
+    generator,
+    identity_encoder,
+    lip_expert,
+    raw_corpus,
+    syncnet,
+    texture_expert,
+)
+from xdub_platform.platform import build_platform
+from xdub_platform.settings import Settings, load_settings
+
+#: One file for each stage, in the chain's order; each holds the asset of its own name, `config` and `VERSION`.
+STAGES: tuple[ModuleType, ...] = (
+    raw_corpus,
+    clips,
+    syncnet,
+    identity_encoder,
+    generator,
+    companion_pairs,
+    editor,
+    lip_expert,
+    texture_expert,
+    dubber,
+    benchmark_scores,
+)
+
+
+def stage_name(stage: ModuleType) -> str:
+    """Name of a stage's asset."""
+    return stage.__name__.rpartition(".")[2]
+
+
+def code_version(stage: ModuleType, settings: Settings) -> str:
+    """Hash of the hand-set version and of the settings that decide what the asset holds.
+
+    A changed setting makes exactly the assets stale that read it.
+    """
+    text = json.dumps([stage.VERSION, stage.config(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """The code location for one state root."""
+    assets = []
+    for stage in STAGES:
+        asset: dg.AssetsDefinition = getattr(stage, stage_name(stage))
+        version = code_version(stage, settings)
+        assets.append(asset.map_asset_specs(lambda spec, version=version: spec.replace_attributes(code_version=version)))
+    return dg.Definitions(assets=assets, resources={"platform": build_platform(settings)}, executor=dg.in_process_executor)
+
+
+defs = build_definitions(load_settings())

@@ -1,0 +1,61 @@
+"""What every asset gets: settings and the resources that hold data, runs, gates and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from xdub_platform.incoming import ShardLedger
+from xdub_platform.resources.mlflow import MlflowRuns
+from xdub_platform.resources.quality import QualityGates
+from xdub_platform.resources.store import DvcStore
+from xdub_platform.resources.workers import Workers
+from xdub_platform.settings import Settings
+
+
+class Platform(dg.ConfigurableResource):
+    """One state root with everything on it.
+
+    Args:
+        resolved: The resolved settings, as the UI shows them and every run records them.
+        store: Data registry.
+        mlflow: Runs and models.
+        quality: Gates.
+        workers: Long steps.
+    """
+
+    resolved: dict[str, Any]
+    store: DvcStore
+    mlflow: MlflowRuns
+    quality: QualityGates
+    workers: Workers
+
+    @property
+    def settings(self) -> Settings:
+        """The typed settings."""
+        return Settings.model_validate(self.resolved)
+
+    @property
+    def ledger(self) -> ShardLedger:
+        """Which incoming files make which shard."""
+        return ShardLedger(self.settings.path("shards"))
+
+
+def build_platform(settings: Settings) -> Platform:
+    """The resources of one state root; touches nothing on disk."""
+    return Platform(
+        resolved=settings.model_dump(mode="json"),
+        store=DvcStore(
+            root=str(settings.path("registry")),
+            remote_url=settings.store.url or "",
+            s3_endpoint=settings.store.s3_endpoint or "",
+        ),
+        mlflow=MlflowRuns(
+            tracking_uri=settings.mlflow_uri,
+            artifact_root="" if settings.mlflow.tracking_uri else str(settings.path("mlflow", "artifacts")),
+            experiment=settings.mlflow.experiment,
+        ),
+        quality=QualityGates(docs_root=str(settings.path("docs"))),
+        workers=Workers(work_root=str(settings.path("work")), threads=settings.processes.threads),
+    )
