@@ -8,7 +8,9 @@ PRESETS: dict[str, TransformerConfig] = {
     # The embedded scale: what `make demo` trains.
     "tiny": TransformerConfig(),
     # The debug scale: what tests train.
-    "debug": TransformerConfig(dim=48, num_layers=2, num_heads=2, ffn_dim=96, freq_dim=32, audio_inner_dim=32, audio_layers=1),
+    "debug": TransformerConfig(
+        dim=48, num_layers=2, num_heads=2, ffn_dim=96, freq_dim=32, audio_inner_dim=32, audio_layers=1
+    ),
     # The paper (section 4.1): about 1B parameters, Whisper with n = 16 features a latent frame. Depth and width are
     # not given there: ours are chosen for the count. Its extra 2D spatial attention is not in this shape.
     "xdub-paper-1b": TransformerConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -97,7 +99,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["DubbingBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["DubbingBlock"]
 
     @register_to_config
     def __init__(
@@ -122,7 +124,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         super().__init__()
         if dim % num_heads or (dim // num_heads) % 2:
             raise InputError(f"width {dim} with {num_heads} heads", "a head's width must be whole and even")
-        if tuple(patch_size)[0] != 1:
+        if patch_size[0] != 1:
             raise InputError(f"patch_size {tuple(patch_size)}", "patches span one latent frame: (1, p, p)")
         if reference_residual and context_channels:
             raise InputError("reference_residual with context_channels", "only an editor starts from its reference")

@@ -87,7 +87,9 @@ def guided(
     """
     branches = guidance.branches(t)
     count = len(branches)
-    references = torch.cat([reference if with_reference else torch.zeros_like(reference) for _, with_reference, _ in branches])
+    references = torch.cat(
+        [reference if with_reference else torch.zeros_like(reference) for _, with_reference, _ in branches]
+    )
     sounds = torch.cat([audio if with_audio else torch.zeros_like(audio) for _, _, with_audio in branches])
     words = None if text is None else torch.cat([text] * count)
     predictions = model(torch.cat([latents] * count), torch.cat([timestep] * count), references, sounds, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def sample(
 
     z = keep_motion(noise)
     steps = [float(t) for t in times]
-    for index, (t, after) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
+    for index, (t, after) in enumerate(pairwise(steps)):
         if before_step is not None:
             before_step(index, t)
         if border:

@@ -21,10 +21,7 @@ def sigmas(steps: int, a: float) -> Tensor:
 def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[str | None]:
     """The expert of each step of `times` (as from `sigmas`): the one whose closed window holds the step's start."""
     starts = [float(t) for t in times][:-1]
-    return [
-        next((name for name, (low, high) in windows.items() if low <= t <= high), None)
-        for t in starts
-    ]
+    return [next((name for name, (low, high) in windows.items() if low <= t <= high), None) for t in starts]
 
 
 def check_experts(times: Tensor | Sequence[float], windows: Windows, least: int = 2) -> None:

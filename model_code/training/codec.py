@@ -170,7 +170,9 @@ def train_codec(
 
     parameters = list(codec.refiner.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1, pct_start=0.08)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=steps + 1, pct_start=0.08
+    )
     average = [p.detach().clone() for p in parameters]
     frames = 4 * config.latent_frames - 3
     codec.train()

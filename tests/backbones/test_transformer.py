@@ -55,7 +55,8 @@ def test_audio_of_a_frame_enters_at_that_frame() -> None:
     changed[:, 1] += 1
     difference = (model(**{**given, "audio": changed}) - model(**given)).abs().amax((0, 1, 3, 4))
     assert difference[1] > 1e-4
-    assert difference[0] == 0 and difference[2] == 0
+    assert difference[0] == 0
+    assert difference[2] == 0
 
 
 def test_new_model_ignores_audio_and_predicts_zero_or_its_reference() -> None:
@@ -134,7 +135,8 @@ def test_reference_stands_in_shifted_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("tiny", 3e6, 6e6), ("debug", 5e4, 5e5), ("xdub-paper-1b", 0.9e9, 1.5e9), ("xdub-wan-5b", 5e9, 7e9)]
+    ("name", "low", "high"),
+    [("tiny", 3e6, 6e6), ("debug", 5e4, 5e5), ("xdub-paper-1b", 0.9e9, 1.5e9), ("xdub-wan-5b", 5e9, 7e9)],
 )
 def test_presets_have_the_stated_size(name: str, low: float, high: float) -> None:
     with torch.device("meta"):
