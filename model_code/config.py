@@ -185,6 +185,7 @@ class PairsConfig(Config):
 
     seed: int = 0
     sampling_steps: int = 6
+    audio_guidance: float = Field(1.0, description="1 halves the work; the paper wants lip variation, not accuracy, here.")
     batch_size: int = 16
     pairs_per_clip: int = 1
     clip_fraction: float = Field(0.5, description="Share of a shard's clips that get a generated companion.")

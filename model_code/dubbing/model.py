@@ -93,7 +93,8 @@ class DubbingPipelineModel:
         self.transformer = transformer.eval()
         self.device = next(transformer.parameters()).device
         self._active: str | None = None
-        self._use_expert(None)
+        if config.experts:
+            self.transformer.disable_adapters()
 
     def to(self, device: torch.device | str) -> DubbingPipelineModel:
         """Moves every network."""
@@ -101,6 +102,11 @@ class DubbingPipelineModel:
         for network in (self.codec, self.audio_encoder, self.transformer):
             network.to(self.device)  # type: ignore[union-attr]
         return self
+
+    def with_flow(self, flow: FlowConfig) -> DubbingPipelineModel:
+        """The same networks with another sampler's settings."""
+        config = self.config.model_copy(update={"flow": flow})
+        return DubbingPipelineModel(config, self.codec, self.audio_encoder, self.transformer)
 
     def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
         """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""

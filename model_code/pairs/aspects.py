@@ -34,7 +34,9 @@ SCALES: dict[str, float] = {
 Planes = NDArray[np.float32]
 
 
-def aspects(companion: NDArray[np.uint8], target: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> dict[str, float]:
+def aspects(
+    companion: NDArray[np.uint8], target: NDArray[np.uint8], landmarks: NDArray[np.float32]
+) -> dict[str, float]:
     """Scores V' (T, S, S, 3) against V of the same shape.
 
     Args:

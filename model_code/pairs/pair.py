@@ -88,7 +88,9 @@ class Pair:
             wav_samples(members["wav"]),
             boxes,
         )
-        return cls(str(row["pair_id"]), sample, from_mp4_bytes(members["companion.mp4"]), companion_landmarks, dict(row))
+        return cls(
+            str(row["pair_id"]), sample, from_mp4_bytes(members["companion.mp4"]), companion_landmarks, dict(row)
+        )
 
 
 def read_pairs(shards: Sequence[Shard], *, accepted_only: bool = True) -> list[Pair]:
