@@ -11,7 +11,7 @@ from assets.raw_corpus import raw_corpus
 from assets.shards import first_frames, manifest
 from xdub_platform import pictures
 from xdub_platform.base import base_digest
-from xdub_platform.partitions import shards
+from xdub_platform.partitions import is_heldout, shards
 from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult, clip_suite
 from xdub_platform.settings import Settings
@@ -49,12 +49,15 @@ def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materiali
 
 
 def judge(platform: Platform, product: Product) -> GateResult:
-    """The clip gate."""
-    table = pd.DataFrame(manifest(product.dataset.path))
-    if "consent" in table:
-        table["consent"] = table["consent"].astype(str)
-    suite = clip_suite(platform.settings.media, platform.settings.gates.min_clips)
-    return platform.quality.check(product.dataset.name, table, suite)
+    """The clip gate: every clip may be trained on, and not too much of the shard was turned away."""
+    settings, rows = platform.settings, manifest(product.dataset.path)
+    split = "heldout" if is_heldout(product.dataset.path.name) else "train"
+    suite = clip_suite(settings.media, settings.gates.min_clips, split)
+    result = platform.quality.check(product.dataset.name, pd.DataFrame(rows), suite)
+    turned_away = len(product.result.get("quarantine", []))
+    share = turned_away / max(1, turned_away + len(rows))
+    allowed = settings.gates.max_quarantined
+    return result.also(f"at most {allowed:.0%} turned away", share <= allowed, f"found {share:.0%}")
 
 
 def describe(product: Product) -> Metadata:

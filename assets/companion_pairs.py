@@ -84,7 +84,7 @@ def judge(platform: Platform, product: Product) -> GateResult:
 def describe(product: Product, settings: Settings) -> Metadata:
     """Counts, reasons, histograms against the thresholds."""
     rows, filters = manifest(product.dataset.path), settings.pairs.filters
-    reasons = [reason for row in rows for reason in (row.get("reasons") or [])]
+    reasons = [reason for row in rows for reason in str(row.get("reasons") or "").split("; ") if reason]
     metadata: Metadata = {
         "pairs": len(rows),
         "accepted": sum(bool(row["accepted"]) for row in rows),

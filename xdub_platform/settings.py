@@ -257,7 +257,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise InputError(f"setting {name}={first.get('input')!r}: {first['msg']}", remedy) from error
 
 
-KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_CI", "XDUB_DEV"})
+KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_NO_SKIP", "XDUB_LOG"})
 
 
 def unknown_environment() -> list[str]:

@@ -52,9 +52,23 @@ def test_no_pairs_and_no_columns_fail(gates: QualityGates) -> None:
     assert "the manifest has no column 'identity_cosine'" in " ".join(without.failures)
 
 
-def test_clips_need_licence_and_consent(gates: QualityGates) -> None:
+def test_clips_need_consent_and_one_split(gates: QualityGates) -> None:
     row = {"speaker_id": "s", "fps": 25, "sample_rate": 16_000, "n_frames": 80, "sha256": "x", "licence": "CC0"}
-    table = pd.DataFrame([{**row, "clip_id": "a", "consent": "True"}, {**row, "clip_id": "b", "consent": "False"}])
-    result = gates.check("clips/s0", table, clip_suite(MediaConfig(), 1))
-    assert result.failures == ("every clip has consent: 50 % of rows do not",)
+    table = pd.DataFrame(
+        [
+            {**row, "clip_id": "a", "consent": "signed 2026-01-02", "split": "train"},
+            {**row, "clip_id": "b", "consent": "", "split": "heldout"},
+        ]
+    )
+    result = gates.check("clips/s0", table, clip_suite(MediaConfig(), 1, "train"))
+    assert result.failures == (
+        "every clip has consent: 50 % of rows do not",
+        "only train identities: 50 % of rows do not",
+    )
     assert result.warnings == ("few duplicates: 100 % of rows do not",)
+
+
+def test_a_further_condition_joins_the_verdict(gates: QualityGates) -> None:
+    result = gates.check("pairs/s0/relit", pairs(), pair_suite(FilterConfig())).also("enough", False, "found 3 %")
+    assert not result.passed
+    assert result.failures == ("enough: found 3 %",)

@@ -57,14 +57,17 @@ class GateResult:
         return {"passed": self.passed, "failures": list(self.failures), "warnings": list(self.warnings), "docs": str(self.docs or "")}
 
 
-def clip_suite(media: MediaConfig, min_clips: int) -> list[Expectation]:
-    """What the accepted clips of a shard must satisfy."""
+def clip_suite(media: MediaConfig, min_clips: int, split: str) -> list[Expectation]:
+    """What the accepted clips of a shard must satisfy; `split` is the one that the whole shard belongs to."""
     return [
         Expectation("ExpectTableRowCountToBeBetween", {"min_value": min_clips}, f"at least {min_clips} clips"),
         Expectation("ExpectColumnValuesToBeUnique", {"column": "clip_id"}, "no clip twice"),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "speaker_id"}, "every clip has a speaker"),
         Expectation("ExpectColumnValueLengthsToBeBetween", {"column": "licence", "min_value": 1}, "every clip has a licence"),
-        Expectation("ExpectColumnValuesToBeInSet", {"column": "consent", "value_set": ["True", "true", "yes"]}, "every clip has consent"),
+        Expectation("ExpectColumnValuesToNotBeNull", {"column": "licence"}, "a licence is stated"),
+        Expectation("ExpectColumnValuesToNotBeNull", {"column": "consent"}, "a consent is stated"),
+        Expectation("ExpectColumnValueLengthsToBeBetween", {"column": "consent", "min_value": 1}, "every clip has consent"),
+        Expectation("ExpectColumnValuesToBeInSet", {"column": "split", "value_set": [split]}, f"only {split} identities"),
         Expectation("ExpectColumnValuesToBeInSet", {"column": "fps", "value_set": [media.fps]}, f"{media.fps} frames a second"),
         Expectation("ExpectColumnValuesToBeInSet", {"column": "sample_rate", "value_set": [media.sample_rate]}, f"{media.sample_rate} Hz"),
         Expectation("ExpectColumnValuesToBeBetween", {"column": "n_frames", "min_value": media.min_clip_frames}, "long enough"),

@@ -1,0 +1,186 @@
+"""The `xdub` command. Heavy imports stay inside the commands, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model_code.errors import InputError
+
+app = typer.Typer(
+    name="xdub",
+    help="Turn talking-head footage into a visual-dubbing model, and use it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Profile = Annotated[str | None, typer.Option(help="embedded, embedded-full, workstation or cluster.")]
+
+
+def main() -> None:
+    """Entry point: bad input ends in one line and exit code 2."""
+    for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"xdub: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(profile: Profile = None) -> None:
+    """Run the whole chain on a procedural corpus, and write the report."""
+    from xdub_platform.console import Progress, show_scores, show_steps
+    from xdub_platform.demo import prepare_corpus, write_demo_report
+    from xdub_platform.running import run_chain
+
+    settings = _settings(profile)
+    started = time.monotonic()
+    with Progress() as progress:
+        prepare_corpus(settings, progress.corpus)
+        steps = run_chain(settings, started_by="xdub demo", watch=progress.watch)
+    seconds = time.monotonic() - started
+    show_steps(steps, seconds)
+    page = write_demo_report(settings, steps, seconds)
+    show_scores(settings, page)
+    if not _all_good(steps):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="Videos, with NAME.json (and NAME.wav) beside them.")],
+    profile: Profile = None,
+) -> None:
+    """Drop footage into the incoming folder and take it in as new shards of clips."""
+    from xdub_platform.console import Progress, show_quarantine, show_steps
+    from xdub_platform.demo import drop
+    from xdub_platform.running import run_chain
+
+    settings = _settings(profile)
+    started = time.monotonic()
+    drop(settings, files)
+    with Progress() as progress:
+        steps = run_chain(settings, selection="raw_corpus or clips", started_by="xdub ingest", watch=progress.watch)
+    show_steps(steps, time.monotonic() - started)
+    show_quarantine(settings, steps)
+    if not _all_good(steps):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    select: Annotated[str, typer.Option(help="Assets in Dagster's selection syntax, such as 'editor+'.")] = "*",
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and why.")] = False,
+    profile: Profile = None,
+) -> None:
+    """Make everything selected that is stale."""
+    from xdub_platform.console import Progress, show_plan, show_steps
+    from xdub_platform.instance import open_instance
+    from xdub_platform.running import chain_planner, run_chain, take_in
+
+    settings = _settings(profile)
+    if plan:
+        with open_instance(settings) as instance:
+            take_in(settings, instance)
+            show_plan(chain_planner(settings, instance, "xdub run").plan(select))
+        return
+    started = time.monotonic()
+    with Progress() as progress:
+        steps = run_chain(settings, selection=select, started_by="xdub run", watch=progress.watch)
+    show_steps(steps, time.monotonic() - started)
+    if not _all_good(steps):
+        raise typer.Exit(1)
+
+
+@app.command()
+def dub(
+    video: Annotated[Path, typer.Argument(help="Any video that ffmpeg reads.")],
+    audio: Annotated[Path, typer.Argument(help="The new speech.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the dubbed mp4 goes.")],
+    version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
+    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
+    profile: Profile = None,
+) -> None:
+    """Dub VIDEO to the speech in AUDIO with the registered model."""
+    from xdub_platform.dubbing import dub_with_registered
+
+    told = dub_with_registered(_settings(profile), video, audio, output, version, seed)
+    for line in told:
+        typer.echo(line)
+
+
+@app.command()
+def benchmark(
+    heads_seed: Annotated[int | None, typer.Option(help="Draw fresh heads and sentences from this seed.")] = None,
+    version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
+    cases: Annotated[int | None, typer.Option(help="Number of clips.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for scores.json and cases/.")] = None,
+    profile: Profile = None,
+) -> None:
+    """Score a registered model on held-out or freshly drawn heads."""
+    from xdub_platform.console import show_score_table
+    from xdub_platform.dubbing import benchmark_registered
+
+    folder, scores = benchmark_registered(_settings(profile), heads_seed, version, cases, output)
+    show_score_table(scores)
+    typer.echo(f"scores: {folder / 'scores.json'}")
+    typer.echo(f"cases:  {folder / 'cases'}")
+
+
+@app.command()
+def status(profile: Profile = None) -> None:
+    """What is fresh, stale or missing, and which model is champion."""
+    from xdub_platform.console import show_status
+    from xdub_platform.instance import open_instance
+    from xdub_platform.running import chain_planner
+
+    settings = _settings(profile)
+    with open_instance(settings) as instance:
+        show_status(settings, chain_planner(settings, instance, "xdub status"))
+
+
+@app.command()
+def doctor(profile: Profile = None) -> None:
+    """Check this installation and say what is missing."""
+    from xdub_platform.console import show_findings
+    from xdub_platform.doctor import findings
+
+    found = findings(_settings(profile))
+    show_findings(found)
+    if any(finding.needed and not finding.ok for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000, profile: Profile = None) -> None:
+    """Open Dagster's UI on this state."""
+    from xdub_platform.instance import write_dagster_home
+
+    settings = _settings(profile)
+    home = write_dagster_home(settings)
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "XDUB_PROFILE": settings.profile, "XDUB_STATE_ROOT": str(settings.state_root)}
+    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "xdub_platform.definitions", "-p", str(port)]
+    os.execve(command[0], command, environment)
+
+
+def _settings(profile: str | None):  # type: ignore[no-untyped-def]
+    from xdub_platform.settings import load_settings
+
+    return load_settings(profile=profile) if profile else load_settings()
+
+
+def _all_good(steps) -> bool:  # type: ignore[no-untyped-def]
+    from xdub_platform.chain import Status
+
+    return all(step.status in (Status.DONE, Status.FRESH) for step in steps)
