@@ -80,7 +80,7 @@ def _landmarker(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
         out / "landmarker",
         config.landmarker_steps,
         config.seed,
-        held_out=heads >= config.heads - config.heldout_heads,
+        heads,
     )
 
 
