@@ -31,8 +31,7 @@ def eyes(face: Face) -> list[Piece]:
             ring[:, 1] *= 1.5
         points.append(ring * radius)
     local = np.concatenate(points)
-    faces = np.concatenate([fan(0, np.arange(1, columns + 1)), sheet(len(angles), columns, True)[:, ::-1] * 1 + 1])
-    faces[columns:] = faces[columns:][:, ::-1]
+    faces = np.concatenate([fan(0, np.arange(1, columns + 1)), sheet(len(angles), columns, True) + 1])
     colors = np.zeros((len(local), 3))
     iris_color, sclera = np.array(params.iris), np.array(params.sclera)
     bands = [np.zeros(3) + 0.004, iris_color * 0.75, iris_color * 1.45, iris_color * 0.3, sclera * 0.94, sclera, sclera * 0.75]
@@ -40,8 +39,6 @@ def eyes(face: Face) -> list[Piece]:
     for index, band in enumerate(bands):
         rows = slice(1 + index * columns, 1 + (index + 1) * columns)
         colors[rows] = band
-    if len(faces) and _faces_inward(local, faces):
-        faces = faces[:, ::-1]
     eyeball = piece(local * ball_.radius + ball_.centre, faces, np.clip(colors, 0, 1), Part.EYE, 0.85)
     morphs = np.zeros((len(ARKIT_NAMES), len(local), 3))
     for name, (yaw, pitch) in {"Up": (0, -0.8), "Down": (0, 0.8), "In": (-1, 0), "Out": (1, 0)}.items():
@@ -69,12 +66,6 @@ def _highlight(face: Face, side: float) -> Piece:
         result.points = result.points * np.array([-1.0, 1, 1])
         result.faces = result.faces[:, ::-1]
     return result
-
-
-def _faces_inward(points: Array, faces: NDArray[np.int64]) -> bool:
-    """Whether the faces of a piece around the origin look at it."""
-    a, b, c = (points[faces[:, corner]] for corner in range(3))
-    return bool((np.cross(b - a, c - a) * (a + b + c)).sum() < 0)
 
 
 def mouth_interior(face: Face, skin_morphs: Array) -> list[Piece]:
@@ -153,7 +144,7 @@ def _teeth(face: Face, upper: bool) -> Piece:
         if row == 2:
             y = np.where(gap, y + (0.014 if upper else -0.012), y)
             y = y + np.where(canine & ~gap, -0.045 if upper else 0.04, 0.0) + 0.01 * at**2
-        z = front - np.where(gap, 0.01, 0.0) - (0.05 if row == 0 else 0.0)
+        z = front - np.where(gap, 0.01, 0.0) - (0.05 + 0.07 * snout if row == 0 else 0.0)
         rows.append(np.stack([x, y, z], -1))
         fade = (1 - 0.55 * np.abs(at) ** 2)[:, None]
         shade = np.where(gap[:, None], 0.6, 1.0) * tooth * fade
@@ -322,33 +313,30 @@ def torso(face: Face) -> list[Piece]:
     ring[:, 1] -= 0.17
     ring[:, 2] += 0.03
     skin_rows.append(ring)
-    base = np.stack([0.62 * np.sin(angle), np.full(count, -1.78), 0.5 * np.cos(angle) - 0.12], -1)
+    base = np.stack([0.6 * np.sin(angle), np.full(count, -1.76), 0.5 * np.cos(angle) - 0.12], -1)
     skin_rows.append(base)
     skin = piece(np.concatenate(skin_rows), sheet(3, count, True), np.array(params.belly or params.skin) * 0.85, Part.SKIN, params.gloss * 0.6)
     skin.head_mask = np.repeat([1.0, 0.55, 0.0], count)
     columns = 28
     around = 2 * np.pi * np.arange(columns) / columns
     sine, cosine = np.sin(around), np.cos(around)
-    low = {"shirt": -1.6, "tee": -1.66, "hoodie": -1.5, "dress": -1.74, "suit": -1.6, "armour": -1.55}[params.clothes]
+    low = {"shirt": -1.49, "tee": -1.57, "hoodie": -1.4, "dress": -1.66, "suit": -1.5, "armour": -1.46}[params.clothes]
     dip = {"shirt": 0.16, "tee": 0.05, "hoodie": 0.1, "dress": 0.22, "suit": 0.34, "armour": 0.0}[params.clothes]
     rows = []
     for width, depth, y, shift in (
-        (0.5, 0.43, low - 0.03, -0.12), (0.54, 0.47, low, -0.12), (0.62, 0.54, low - 0.06, -0.12), (0.98, 0.6, -1.83, -0.14),
-        (1.38, 0.64, -1.98, -0.16), (1.58, 0.68, -2.25, -0.16), (1.62, 0.74, -2.75, -0.14),
+        (0.5, 0.43, low - 0.03, -0.12), (0.54, 0.47, low, -0.12), (0.62, 0.54, low - 0.06, -0.12), (0.98, 0.6, -1.73, -0.14),
+        (1.36, 0.64, -1.86, -0.16), (1.58, 0.68, -2.15, -0.16), (1.62, 0.74, -2.75, -0.14),
     ):  # fmt: skip
         squash = np.abs(sine) ** 1.2 if width > 0.9 else np.abs(sine)
         y_row = np.full(columns, y) - dip * np.clip(cosine, 0, 1) ** 4 * (width < 0.65)
         if width > 0.9:
-            y_row -= 0.12 * (1 - np.abs(sine)) * (y > -2.1)
+            y_row -= 0.12 * (1 - np.abs(sine)) * (y > -2.0)
         rows.append(np.stack([width * np.sign(sine) * squash, y_row, depth * cosine + shift], -1))
     points = np.concatenate(rows)
     colors = np.tile(np.array(params.cloth_color), (len(points), 1))
     second = np.array(params.cloth_second)
     colors[: 2 * columns] = second if params.clothes in ("shirt", "suit", "tee", "armour") else np.array(params.cloth_color) * 0.8
     row_of = np.repeat(np.arange(len(rows)), columns)
-    middle = np.tile(np.abs(sine) < 0.3, len(rows)) & np.tile(cosine > 0, len(rows))
-    if params.clothes == "suit":
-        colors[middle & (row_of < 5)] = second
     if params.clothes in ("tee", "hoodie") and params.seed % 2:
         colors[row_of == 5] = second
     wrap = piece(points, sheet(len(rows), columns, True), np.clip(colors, 0, 1), Part.CLOTH, 0.5 if params.clothes == "armour" else 0.05)

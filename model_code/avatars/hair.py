@@ -8,13 +8,9 @@ from numpy.typing import NDArray
 from model_code.avatars.avatar import Part
 from model_code.avatars.params import HeadParams
 from model_code.avatars.pieces import Piece, ball, fan, piece, sheet, tube
-from model_code.avatars.sculpt import BACK, DOME_ARC, DOME_FROM, Face, ramp, skull_shell
-from model_code.avatars.grid import RADIUS
+from model_code.avatars.sculpt import DOME_ARC, DOME_FROM, Face, ramp, skull_shell
 
 Array = NDArray[np.float64]
-
-STYLES = ("bald", "buzz", "receding", "short", "side", "quiff", "curly", "afro", "bob", "long", "wavy", "bun", "ponytail", "mohawk")
-
 
 def hair(face: Face) -> list[Piece]:
     """The pieces of this head's hair."""
@@ -98,7 +94,7 @@ def _style(style: str, angle: Array, y: Array, t: float, params: HeadParams) -> 
         return 0.16 * front * np.exp(-(((y - 0.9) / 0.3) ** 2))
     if style == "side":
         part = np.tanh((angle - params.parting) / 0.35) * np.sign(params.parting or 1.0)
-        return np.asarray(0.07 * (1 - part) * np.exp(-((angle / 1.3) ** 2)) * ramp(y, 0.6, 0.9))
+        return np.asarray(0.07 * (1 - part) * np.exp(-((angle / 1.3) ** 2)) * ramp(y, 0.6, 0.9) * (1 - ramp(y, 1.15, 1.4)))
     if style == "mohawk":
         crest = np.exp(-((np.sin(angle) / 0.3) ** 2)) * ramp(y, 0.4, 0.8)
         return np.asarray(0.38 * crest - params.hair_volume * 0.6 * (1 - crest))
@@ -132,5 +128,3 @@ def _strands(points: Array, color: Array, params: HeadParams) -> Array:
     around = np.arctan2(points[:, 0], points[:, 2] + 0.6)
     return np.asarray(np.clip(color * (1 + 0.2 * np.sin(around * 9))[:, None], 0.003, 1))
 
-
-__all__ = ["STYLES", "hair", "hairline", "BACK", "RADIUS"]

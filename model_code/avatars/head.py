@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from model_code.avatars.avatar import ARKIT_NAMES, KINDS, Avatar, Kind, Part
 from model_code.avatars.features import brows, ears, eyes, mouth_interior, torso, worn
 from model_code.avatars.hair import hair
-from model_code.avatars.identity import draw_nonhuman, draw_natural, draw_stylised
+from model_code.avatars.identity import draw_natural, draw_nonhuman, draw_stylised
 from model_code.avatars.morphs import skin_morphs
 from model_code.avatars.paint import paint
 from model_code.avatars.params import HeadParams
 from model_code.avatars.pieces import Piece
-from model_code.avatars.sculpt import Face, ramp, sculpt
+from model_code.avatars.sculpt import Face, sculpt
 from model_code.seeding import rng_for
 
 Array = NDArray[np.float64]
@@ -43,9 +43,7 @@ def _skin(face: Face, morphs: Array) -> Piece:
     faces = face.grid.faces
     ring = face.grid.mouth[:, 0][faces]
     part = np.where(((ring >= 0) & (ring <= 4)).all(1), Part.LIPS, Part.SKIN).astype(np.uint8)
-    mask = ramp(face.grid.flat[:, 1], -1.75, -1.2)
-    mask = np.where(face.grid.flat[:, 1] <= -1.44, 1.0, 1.0) * np.where(mask > 0, 1.0, 1.0)
-    return Piece(face.points, faces, colors, gloss, part, morphs, mask)
+    return Piece(face.points, faces, colors, gloss, part, morphs)
 
 
 def _join(face: Face, pieces: list[Piece]) -> Avatar:

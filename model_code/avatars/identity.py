@@ -67,19 +67,19 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
     if feminine > 0.5 and rng.random() < 0.5:
         lips = lips * 0.4 + np.array(_pick(rng, ("a8323e", "8c2f39", "c0505a", "b03a2e", "7a2436"))) * 0.6
     return {
-        "width": rng.normal(1.0, 0.045), "jaw_width": rng.normal(1.02 - 0.08 * feminine, 0.06), "skull": rng.normal(1.0, 0.03),
+        "width": rng.normal(1.05, 0.055), "jaw_width": rng.normal(1.03 - 0.08 * feminine, 0.07), "skull": rng.normal(1.0, 0.03),
         "chin_length": rng.normal(1.04 - 0.1 * feminine, 0.09), "chin_forward": rng.normal(0.0, 0.03),
         "cheekbone": rng.normal(0.015, 0.015), "fullness": rng.normal(0.02, 0.035),
         "brow_ridge": rng.normal(0.015 - 0.02 * feminine, 0.012), "boxiness": rng.uniform(1.9, 2.3),
         "neck": rng.normal(1.05 - 0.2 * feminine, 0.06), "age": age,
-        "eye_spacing": rng.normal(0, 0.014), "eye_width": rng.normal(0.15, 0.009),
+        "eye_spacing": rng.normal(0, 0.017), "eye_width": rng.normal(0.15, 0.009),
         "eye_upper": rng.normal(0.066, 0.009), "eye_lower": rng.normal(0.047, 0.006),
         "eye_tilt": rng.normal(0.01, 0.01), "eye_area": rng.normal(1.16, 0.06), "hooded": rng.random(),
         "iris": _pick(rng, _IRIS[:4] if darkness > 0.7 else _IRIS), "iris_size": rng.uniform(0.44, 0.5),
         "pupil_size": rng.uniform(0.17, 0.24),
-        "nose_length": rng.normal(0.0, 0.03), "nose_width": rng.normal(1.0, 0.14), "nose_height": rng.normal(0.95, 0.13),
+        "nose_length": rng.normal(0.0, 0.03), "nose_width": rng.normal(1.02, 0.17), "nose_height": rng.normal(0.92, 0.14),
         "nose_bridge": rng.normal(1.0, 0.18), "nose_hook": rng.normal(0.0, 0.015),
-        "mouth_width": rng.normal(1.0, 0.09), "mouth_drop": rng.normal(0.0, 0.022),
+        "mouth_width": rng.normal(1.03, 0.1), "mouth_drop": rng.normal(0.0, 0.022),
         "upper_lip": float(np.clip(rng.normal(0.066, 0.018), 0.03, 0.12)),
         "lower_lip": float(np.clip(rng.normal(0.088, 0.02), 0.045, 0.14)),
         "lip_forward": rng.uniform(0.7, 1.3), "corner_lift": rng.normal(0.0, 0.012),
@@ -137,10 +137,10 @@ def draw_nonhuman(seed: int, rng: np.random.Generator) -> HeadParams:
     if species == "robot":
         skin = hue(rng, (0.02, 0.45), (0.45, 0.85))
         traits |= {
-            "boxiness": rng.uniform(3.0, 4.2), "skin": skin, "gloss": 0.9, "pattern": "panels", "ears": "disc",
+            "boxiness": rng.uniform(3.4, 5.0), "skull": rng.uniform(0.8, 1.0), "jaw_width": rng.uniform(1.0, 1.25), "chin_length": rng.uniform(0.75, 0.95), "skin": skin, "gloss": 0.9, "pattern": "panels", "ears": "disc",
             "ear_color": _scaled(skin, 0.5), "iris": hue(rng, (0.6, 1.0), (0.85, 1.0)), "sclera": (0.03, 0.03, 0.04),
-            "iris_size": 0.6, "lips": _scaled(skin, 0.4), "blush": 0.0, "clothes": "armour", "cloth_color": _scaled(skin, 0.6),
-            "cloth_second": (0.05, 0.05, 0.06), "nose_height": rng.uniform(0.2, 0.5), "eye_area": rng.uniform(1.1, 1.35),
+            "iris_size": 0.6, "lips": _scaled(skin, 0.4), "blush": 0.0, "clothes": "armour", "neck": 0.75, "cloth_color": _scaled(skin, 0.6),
+            "cloth_second": (0.05, 0.05, 0.06), "nose_height": rng.uniform(0.05, 0.3), "eye_area": rng.uniform(1.2, 1.45), "eye_tilt": 0.0, "eye_upper": 0.09, "eye_lower": 0.075,
             "worn": "antennae", "worn_color": hue(rng, (0.8, 1.0), (0.8, 1.0)), "hooded": 0.0,
         }  # fmt: skip
     elif species == "alien":
@@ -167,7 +167,7 @@ def draw_nonhuman(seed: int, rng: np.random.Generator) -> HeadParams:
         light = float(rng.uniform(1.5, 2.5))
         traits |= {
             "muzzle": {"dog": 0.42, "fox": 0.46, "bear": 0.38, "cat": 0.24, "mouse": 0.36, "rabbit": 0.24}[species],
-            "skin": fur, "belly": _scaled(np.array(fur).tolist(), light) if rng.random() < 0.85 else None, "ears": species,  # type: ignore[arg-type]
+            "skin": fur, "belly": _scaled(fur, light) if rng.random() < 0.85 else None, "ears": species,
             "eye_area": rng.uniform(1.25, 1.5), "eye_upper": rng.uniform(0.09, 0.115), "eye_lower": rng.uniform(0.06, 0.08),
             "eye_spacing": rng.uniform(0.0, 0.04), "iris_size": rng.uniform(0.62, 0.75), "pupil_size": rng.uniform(0.2, 0.38),
             "slit_pupil": species in ("cat", "fox"), "iris": hue(rng, (0.6, 0.95), (0.45, 0.9)) if species == "cat" else srgb("4a2c14"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,6 @@ def paint(face: Face) -> tuple[Array, Array]:
     """Linear albedo (N, 3) and gloss (N,) of the skin."""
     params, grid = face.params, face.grid
     x, y = grid.flat.T
-    side = grid.side
     skin = np.array(params.skin)
     colors = np.tile(skin, (len(x), 1))
     rng = np.random.default_rng(params.seed)
@@ -66,11 +67,11 @@ def paint(face: Face) -> tuple[Array, Array]:
     gloss = np.full(len(x), params.gloss)
     gloss += 0.1 * np.exp(-((x / 0.12) ** 2) - ((y + 0.33) / 0.1) ** 2)
     gloss[(grid.mouth[:, 0] >= 1) & (grid.mouth[:, 0] <= 3)] += 0.25
-    del side
     return np.clip(colors, 0.002, 1), np.clip(gloss, 0, 1)
 
 
-def _pattern(face: Face, mix, rng: np.random.Generator) -> None:  # type: ignore[no-untyped-def]
+def _pattern(face: Face, mix: Callable[[Array | tuple[float, ...], Array], None], rng: np.random.Generator) -> None:
+    """Fur markings, scales or panels."""
     params = face.params
     x, y = face.grid.flat.T
     skin = np.array(params.skin)
