@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_code.avatars.avatar import ARKIT_NAMES, Part
-from model_code.avatars.grid import MOUTH_STEPS, MOUTH_Y
+from model_code.avatars.grid import MOUTH_STEPS
 from model_code.avatars.morphs import GAZE_ANGLE, INDEX, jaw_rotation
 from model_code.avatars.pieces import Piece, attach, ball, fan, piece, sheet, tube
 from model_code.avatars.sculpt import Face, ramp, surface
 
 Array = NDArray[np.float64]
+BLINK_RETREAT = 0.2
+"""A half closed lid, moved in a straight line, would cut the eyeball: it draws back by this share of its radius."""
 
 
 def eyes(face: Face) -> list[Piece]:
@@ -25,7 +27,9 @@ def eyes(face: Face) -> list[Piece]:
     points = [np.array([[0.0, 0.0, 0.985]])]
     for angle in angles:
         radius = 0.985 if angle < iris + 0.02 else 1.0
-        ring = np.stack([np.sin(angle) * np.cos(around), np.sin(angle) * np.sin(around), np.full(columns, np.cos(angle))], -1)
+        ring = np.stack(
+            [np.sin(angle) * np.cos(around), np.sin(angle) * np.sin(around), np.full(columns, np.cos(angle))], -1
+        )
         if params.slit_pupil and angle <= pupil + 0.05:
             ring[:, 0] *= 0.35
             ring[:, 1] *= 1.5
@@ -34,7 +38,15 @@ def eyes(face: Face) -> list[Piece]:
     faces = np.concatenate([fan(0, np.arange(1, columns + 1)), sheet(len(angles), columns, True) + 1])
     colors = np.zeros((len(local), 3))
     iris_color, sclera = np.array(params.iris), np.array(params.sclera)
-    bands = [np.zeros(3) + 0.004, iris_color * 0.75, iris_color * 1.45, iris_color * 0.3, sclera * 0.94, sclera, sclera * 0.75]
+    bands = [
+        np.zeros(3) + 0.004,
+        iris_color * 0.75,
+        iris_color * 1.45,
+        iris_color * 0.3,
+        sclera * 0.94,
+        sclera,
+        sclera * 0.75,
+    ]
     colors[0] = 0.004
     for index, band in enumerate(bands):
         rows = slice(1 + index * columns, 1 + (index + 1) * columns)
@@ -47,6 +59,7 @@ def eyes(face: Face) -> list[Piece]:
         y, z = y * np.cos(nod) - z * np.sin(nod), y * np.sin(nod) + z * np.cos(nod)
         x, z = x * np.cos(turn) + z * np.sin(turn), -x * np.sin(turn) + z * np.cos(turn)
         morphs[INDEX[f"eyeLook{name}Left"]] = (np.stack([x, y, z], -1) - local) * ball_.radius
+    morphs[INDEX["eyeBlinkLeft"], :, 2] = -BLINK_RETREAT * ball_.radius
     eyeball.morphs = morphs
     right = eyeball.mirrored()
     return [eyeball, right, _highlight(face, 1.0), _highlight(face, -1.0)]
@@ -62,6 +75,9 @@ def _highlight(face: Face, side: float) -> Piece:
     centre = face.eyeball.centre
     points = local * (face.eyeball.radius * 1.012) + centre
     result = piece(points, fan(0, np.arange(1, 7)), (0.95, 0.95, 0.95), Part.EYE, 0.9)
+    result.morphs = np.zeros((len(ARKIT_NAMES), len(points), 3))
+    blink = INDEX["eyeBlinkLeft" if side > 0 else "eyeBlinkRight"]
+    result.morphs[blink, :, 2] = -2 * BLINK_RETREAT * face.eyeball.radius
     if side < 0:
         result.points = result.points * np.array([-1.0, 1, 1])
         result.faces = result.faces[:, ::-1]
@@ -249,11 +265,18 @@ def _human_ear(face: Face, color: Array, inner: Array) -> Piece:
     points.append(np.array([[0.0, -0.01, 0.0]]))
     colors.append(inner[None] * 0.5)
     local = np.concatenate(points)
-    faces = np.concatenate([sheet(len(rings), columns, True), fan(columns * len(rings), np.arange(columns * (len(rings) - 1), columns * len(rings)))])
+    faces = np.concatenate(
+        [
+            sheet(len(rings), columns, True),
+            fan(columns * len(rings), np.arange(columns * (len(rings) - 1), columns * len(rings))),
+        ]
+    )
     if _normal_x(local, faces) < 0:
         faces = faces[:, ::-1]
     anchor = surface(np.array([[1.37, -0.1]]), params)[0]
-    return piece(local + anchor + np.array([-0.015, 0, 0]), faces, np.clip(np.concatenate(colors), 0, 1), Part.SKIN, params.gloss)
+    return piece(
+        local + anchor + np.array([-0.015, 0, 0]), faces, np.clip(np.concatenate(colors), 0, 1), Part.SKIN, params.gloss
+    )
 
 
 def _normal_x(points: Array, faces: NDArray[np.int64]) -> float:
@@ -270,7 +293,9 @@ def _animal_ear(face: Face, color: Array, inner: Array) -> Piece:
     width, length, roundness, lean, base_x = shapes[params.ears]
     rows, columns = 6, 5
     t, s = np.meshgrid(np.linspace(0, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
-    outline = width * ((1 - t) if roundness >= 1 else np.sqrt(np.clip(1 - t ** (2.4 / roundness), 0, 1)) * (0.75 + 0.5 * t * (1 - t)))
+    outline = width * (
+        (1 - t) if roundness >= 1 else np.sqrt(np.clip(1 - t ** (2.4 / roundness), 0, 1)) * (0.75 + 0.5 * t * (1 - t))
+    )
     outline = np.maximum(outline, 0.012) * params.ear_size
     layers = []
     for forward in (1.0, -1.0):
@@ -315,7 +340,13 @@ def torso(face: Face) -> list[Piece]:
     skin_rows.append(ring)
     base = np.stack([0.6 * np.sin(angle), np.full(count, -1.76), 0.5 * np.cos(angle) - 0.12], -1)
     skin_rows.append(base)
-    skin = piece(np.concatenate(skin_rows), sheet(3, count, True), np.array(params.belly or params.skin) * 0.85, Part.SKIN, params.gloss * 0.6)
+    skin = piece(
+        np.concatenate(skin_rows),
+        sheet(3, count, True),
+        np.array(params.belly or params.skin) * 0.85,
+        Part.SKIN,
+        params.gloss * 0.6,
+    )
     skin.head_mask = np.repeat([1.0, 0.55, 0.0], count)
     columns = 28
     around = 2 * np.pi * np.arange(columns) / columns
@@ -335,11 +366,19 @@ def torso(face: Face) -> list[Piece]:
     points = np.concatenate(rows)
     colors = np.tile(np.array(params.cloth_color), (len(points), 1))
     second = np.array(params.cloth_second)
-    colors[: 2 * columns] = second if params.clothes in ("shirt", "suit", "tee", "armour") else np.array(params.cloth_color) * 0.8
+    colors[: 2 * columns] = (
+        second if params.clothes in ("shirt", "suit", "tee", "armour") else np.array(params.cloth_color) * 0.8
+    )
     row_of = np.repeat(np.arange(len(rows)), columns)
     if params.clothes in ("tee", "hoodie") and params.seed % 2:
         colors[row_of == 5] = second
-    wrap = piece(points, sheet(len(rows), columns, True), np.clip(colors, 0, 1), Part.CLOTH, 0.5 if params.clothes == "armour" else 0.05)
+    wrap = piece(
+        points,
+        sheet(len(rows), columns, True),
+        np.clip(colors, 0, 1),
+        Part.CLOTH,
+        0.5 if params.clothes == "armour" else 0.05,
+    )
     wrap.head_mask = np.zeros(len(points))
     return [skin, wrap]
 
@@ -372,8 +411,20 @@ def _glasses(face: Face) -> list[Piece]:
         ],
         -1,
     )
-    side = np.array([[ring[0, 0], ring[0, 1] + 0.06, ring[0, 2]], [0.66 * params.width, 0.03, 0.25], [0.7 * params.width, 0.0, -0.1]])
-    bridge = np.array([[ring[6, 0], ring[6, 1] + 0.05, ring[6, 2]], [0, ring[6, 1] + 0.09, front + 0.08], [-ring[6, 0], ring[6, 1] + 0.05, ring[6, 2]]])
+    side = np.array(
+        [
+            [ring[0, 0], ring[0, 1] + 0.06, ring[0, 2]],
+            [0.66 * params.width, 0.03, 0.25],
+            [0.7 * params.width, 0.0, -0.1],
+        ]
+    )
+    bridge = np.array(
+        [
+            [ring[6, 0], ring[6, 1] + 0.05, ring[6, 2]],
+            [0, ring[6, 1] + 0.09, front + 0.08],
+            [-ring[6, 0], ring[6, 1] + 0.05, ring[6, 2]],
+        ]
+    )
     for path, thick in ((ring, 0.017), (side, 0.016)):
         points, faces = tube(path, np.full(len(path), thick), 4)
         half = piece(points, faces, params.worn_color, Part.ACCESSORY, 0.6)

@@ -72,7 +72,9 @@ def save_avatar(avatar: Avatar, path: Path | str) -> None:
     }
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), _JSON) + text + struct.pack("<II", len(binary.data), _BIN) + bytes(binary.data)
+    chunks = (
+        struct.pack("<II", len(text), _JSON) + text + struct.pack("<II", len(binary.data), _BIN) + bytes(binary.data)
+    )
     Path(path).write_bytes(struct.pack("<III", _MAGIC, 2, 12 + len(chunks)) + chunks)
 
 
@@ -105,7 +107,12 @@ class _Binary:
         raw = np.ascontiguousarray(array, np.dtype(_TYPES[code])).tobytes()
         self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(raw)})
         self.data += raw + b"\0" * (-len(raw) % 4)
-        accessor: dict[str, Any] = {"bufferView": len(self.views) - 1, "componentType": code, "count": len(array), "type": kind}
+        accessor: dict[str, Any] = {
+            "bufferView": len(self.views) - 1,
+            "componentType": code,
+            "count": len(array),
+            "type": kind,
+        }
         if bounds:
             accessor |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
         self.accessors.append(accessor)
@@ -124,7 +131,9 @@ class _Reader:
         width, dtype = _WIDTHS[accessor["type"]], np.dtype(_TYPES[accessor["componentType"]])
         count = _natural(accessor["count"])
         if count * width > MAX_NUMBERS:
-            raise InputError(f"{self.path}: accessor {index} holds {count} elements", f"stay below {MAX_VERTICES} vertices")
+            raise InputError(
+                f"{self.path}: accessor {index} holds {count} elements", f"stay below {MAX_VERTICES} vertices"
+            )
         if "bufferView" in accessor:
             values = self._view(accessor["bufferView"], accessor.get("byteOffset", 0), count, width, dtype).copy()
         else:
@@ -133,8 +142,12 @@ class _Reader:
             sparse = accessor["sparse"]
             changed = _natural(sparse["count"])
             where, what = sparse["indices"], sparse["values"]
-            at = self._view(where["bufferView"], where.get("byteOffset", 0), changed, 1, np.dtype(_TYPES[where["componentType"]]))
-            values[at[:, 0].astype(np.int64)] = self._view(what["bufferView"], what.get("byteOffset", 0), changed, width, dtype)
+            at = self._view(
+                where["bufferView"], where.get("byteOffset", 0), changed, 1, np.dtype(_TYPES[where["componentType"]])
+            )
+            values[at[:, 0].astype(np.int64)] = self._view(
+                what["bufferView"], what.get("byteOffset", 0), changed, width, dtype
+            )
         if accessor.get("normalized") and dtype.kind in "iu":
             return np.maximum(values.astype(np.float32) / np.iinfo(dtype).max, -1.0)
         return values
@@ -147,7 +160,9 @@ class _Reader:
         stride = _natural(view.get("byteStride", 0)) or width * dtype.itemsize
         needed = (count - 1) * stride + width * dtype.itemsize if count else 0
         if stride < width * dtype.itemsize or start + needed > len(self.data):
-            raise InputError(f"{self.path}: bufferView {index} reaches past the end of the file", "export it again; it is damaged")
+            raise InputError(
+                f"{self.path}: bufferView {index} reaches past the end of the file", "export it again; it is damaged"
+            )
         if not count:
             return np.zeros((0, width), dtype)
         return np.ndarray((count, width), dtype, self.data, start, (stride, dtype.itemsize))
@@ -184,18 +199,24 @@ def _load(path: Path) -> Avatar:
     if not pieces or not any(piece["morphs"].any() for piece in pieces):
         raise InputError(f"{path}: no morph target has an ARKit name such as jawOpen", _REMEDY)
     offsets = np.cumsum([0] + [len(piece["vertices"]) for piece in pieces[:-1]])
-    joined = {key: np.concatenate([piece[key] for piece in pieces], axis=1 if key == "morphs" else 0) for key in pieces[0]}
+    joined = {
+        key: np.concatenate([piece[key] for piece in pieces], axis=1 if key == "morphs" else 0) for key in pieces[0]
+    }
     joined["faces"] = np.concatenate([piece["faces"] + np.int32(at) for piece, at in zip(pieces, offsets, strict=True)])
     landmarks = np.asarray(extras.get("landmarks", []), dtype=np.int64)
     if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= total:
         remedy = "put the vertex index of each of the 68 iBUG landmarks into mesh.extras.landmarks (over all primitives in order)"
         raise InputError(f"{path}: {landmarks.size} sound landmarks of 68", remedy)
     kind = extras.get("kind", "natural")
-    name = next((str(node["name"])[:100] for node in document.get("nodes", []) if "name" in node and "mesh" in node), path.stem)
+    name = next(
+        (str(node["name"])[:100] for node in document.get("nodes", []) if "name" in node and "mesh" in node), path.stem
+    )
     if "part" in extras and len(pieces) == 1:
         joined["part"] = reader.read(extras["part"])[:, 0].astype(np.uint8)
     if len(joined["part"]) != len(joined["faces"]) or int(joined["part"].max()) > max(Part):
-        raise InputError(f"{path}: {len(joined['part'])} parts for {len(joined['faces'])} faces", "leave extras.part out")
+        raise InputError(
+            f"{path}: {len(joined['part'])} parts for {len(joined['faces'])} faces", "leave extras.part out"
+        )
     return Avatar(
         name=name,
         kind=cast(Kind, kind if kind in KINDS else "natural"),
@@ -236,7 +257,9 @@ def _placed_meshes(document: dict[str, Any]) -> list[tuple[NDArray[np.float64], 
         return [(np.eye(4), mesh) for mesh in meshes]
     placed: list[tuple[NDArray[np.float64], dict[str, Any]]] = []
     seen: set[int] = set()
-    waiting = [(_natural(index), np.eye(4)) for index in reversed(scenes[_natural(document.get("scene", 0))].get("nodes", []))]
+    waiting = [
+        (_natural(index), np.eye(4)) for index in reversed(scenes[_natural(document.get("scene", 0))].get("nodes", []))
+    ]
     while waiting:
         index, above = waiting.pop()
         if index in seen:
@@ -268,7 +291,9 @@ def _matrix(node: dict[str, Any]) -> NDArray[np.float64]:
     return matrix
 
 
-def _primitive(reader: _Reader, mesh: dict[str, Any], primitive: dict[str, Any], matrix: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+def _primitive(
+    reader: _Reader, mesh: dict[str, Any], primitive: dict[str, Any], matrix: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
     """Arrays of one primitive in the world's frame."""
     if primitive.get("mode", 4) != 4:
         raise InputError(f"{reader.path}: a primitive is not made of triangles", _REMEDY)
@@ -279,10 +304,18 @@ def _primitive(reader: _Reader, mesh: dict[str, Any], primitive: dict[str, Any],
     vertices = (local @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32) if placed else local
     faces = reader.read(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive else np.arange(count)
     if len(faces) % 3 or (len(faces) and faces.max() >= count):
-        raise InputError(f"{reader.path}: triangle indices do not fit {count} vertices", "export it again; it is damaged")
-    material = reader.document.get("materials", [{}])[_natural(primitive["material"])] if "material" in primitive else {}
+        raise InputError(
+            f"{reader.path}: triangle indices do not fit {count} vertices", "export it again; it is damaged"
+        )
+    material = (
+        reader.document.get("materials", [{}])[_natural(primitive["material"])] if "material" in primitive else {}
+    )
     base = material.get("pbrMetallicRoughness", {}).get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))
-    colors = reader.read(attributes["COLOR_0"])[:, :3].astype(np.float32) if "COLOR_0" in attributes else np.ones((count, 3), np.float32)
+    colors = (
+        reader.read(attributes["COLOR_0"])[:, :3].astype(np.float32)
+        if "COLOR_0" in attributes
+        else np.ones((count, 3), np.float32)
+    )
     names = (mesh.get("extras") or {}).get("targetNames", [])
     morphs = np.zeros((len(ARKIT_NAMES), count, 3), np.float32)
     by_name = {name.lower(): index for index, name in enumerate(ARKIT_NAMES)}
@@ -307,7 +340,9 @@ def _primitive(reader: _Reader, mesh: dict[str, Any], primitive: dict[str, Any],
     }
     for key in ("vertices", "colors", "gloss", "head_mask", "morphs"):
         if len(result[key]) not in (count, len(ARKIT_NAMES)) or not np.isfinite(result[key]).all():
-            raise InputError(f"{reader.path}: {key} holds other than {count} finite numbers", "export it again; it is damaged")
+            raise InputError(
+                f"{reader.path}: {key} holds other than {count} finite numbers", "export it again; it is damaged"
+            )
     return result
 
 

@@ -82,7 +82,9 @@ def mouth_ring(ring: int, half_width: float = 0.26, upper: float = 0.075, lower:
     return inner + (outer - inner) * {5: 0.2, 6: 0.55, 7: 1.0}[ring]
 
 
-def eye_ring(ring: int, half_width: float = 0.15, upper: float = 0.07, lower: float = 0.05, tilt: float = 0.01) -> Array:
+def eye_ring(
+    ring: int, half_width: float = 0.15, upper: float = 0.07, lower: float = 0.05, tilt: float = 0.01
+) -> Array:
     """(EYE_STEPS, 2) flat places of one ring round the left eye."""
     angle = 2 * np.pi * np.arange(EYE_STEPS) / EYE_STEPS
     cosine, sine = np.cos(angle), np.sin(angle)

@@ -12,6 +12,7 @@ from model_code.avatars.sculpt import DOME_ARC, DOME_FROM, Face, ramp, skull_she
 
 Array = NDArray[np.float64]
 
+
 def hair(face: Face) -> list[Piece]:
     """The pieces of this head's hair."""
     params = face.params
@@ -53,7 +54,9 @@ def _shell(params: HeadParams) -> Piece:
     rng = np.random.default_rng(params.seed)
     locks = rng.normal(size=columns)
     locks = (locks + np.roll(locks, 1)) / 2
-    line = hairline(angle, params) + (0.035 * locks * ramp(0.9 - np.abs(angle), 0, 0.3) if style not in ("buzz", "receding") else 0.0)
+    line = hairline(angle, params) + (
+        0.035 * locks * ramp(0.9 - np.abs(angle), 0, 0.3) if style not in ("buzz", "receding") else 0.0
+    )
     top = DOME_FROM + DOME_ARC * 0.97
     thickness = params.hair_volume
     points = np.zeros((rows, columns, 3))
@@ -72,7 +75,9 @@ def _shell(params: HeadParams) -> Piece:
         grow = grow + _style(style, angle, y, t, params) * ramp(above, 0.0, 0.2)
         if style in ("curly", "afro", "wavy"):
             wave = np.sin(angle * (9 if style == "curly" else 7) + row * 2.1) * np.cos(row * 1.9 + angle * 3)
-            grow = grow + (0.06 if style == "curly" else 0.045 if style == "afro" else 0.03) * wave * ramp(above, 0.02, 0.15)
+            grow = grow + (0.06 if style == "curly" else 0.045 if style == "afro" else 0.03) * wave * ramp(
+                above, 0.02, 0.15
+            )
             shade[row] += 0.35 * wave
         else:
             shade[row] += 0.16 * locks + 0.1 * np.sin(angle * 11 + t * 2)
@@ -94,7 +99,9 @@ def _style(style: str, angle: Array, y: Array, t: float, params: HeadParams) -> 
         return 0.16 * front * np.exp(-(((y - 0.9) / 0.3) ** 2))
     if style == "side":
         part = np.tanh((angle - params.parting) / 0.35) * np.sign(params.parting or 1.0)
-        return np.asarray(0.07 * (1 - part) * np.exp(-((angle / 1.3) ** 2)) * ramp(y, 0.6, 0.9) * (1 - ramp(y, 1.15, 1.4)))
+        return np.asarray(
+            0.07 * (1 - part) * np.exp(-((angle / 1.3) ** 2)) * ramp(y, 0.6, 0.9) * (1 - ramp(y, 1.15, 1.4))
+        )
     if style == "mohawk":
         crest = np.exp(-((np.sin(angle) / 0.3) ** 2)) * ramp(y, 0.4, 0.8)
         return np.asarray(0.38 * crest - params.hair_volume * 0.6 * (1 - crest))
@@ -127,4 +134,3 @@ def _drape(points: Array, shade: Array, angle: Array, low: float, params: HeadPa
 def _strands(points: Array, color: Array, params: HeadParams) -> Array:
     around = np.arctan2(points[:, 0], points[:, 2] + 0.6)
     return np.asarray(np.clip(color * (1 + 0.2 * np.sin(around * 9))[:, None], 0.003, 1))
-

@@ -59,7 +59,9 @@ def _join(face: Face, pieces: list[Piece]) -> Avatar:
         name=face.params.name,
         kind=face.params.kind,
         vertices=np.concatenate([part.points for part in pieces]).astype(np.float32),
-        faces=np.concatenate([part.faces + offset for offset, part in zip(offsets, pieces, strict=True)]).astype(np.int32),
+        faces=np.concatenate([part.faces + offset for offset, part in zip(offsets, pieces, strict=True)]).astype(
+            np.int32
+        ),
         colors=np.concatenate([part.colors for part in pieces]).astype(np.float32),
         gloss=np.concatenate([part.gloss for part in pieces]).astype(np.float32),
         part=np.concatenate([part.part for part in pieces]),

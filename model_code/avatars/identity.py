@@ -10,9 +10,35 @@ import numpy as np
 from model_code.avatars.params import Color, HeadParams
 
 _SKINS = ("ffe0c8", "f6cda9", "edbf95", "e0ac7d", "cf9468", "b97c50", "9a6340", "7b4a30", "5d3723", "44281b")
-_HAIR = ("0d0a09", "1c1310", "2b1b12", "3d2717", "5a3a1f", "7b5130", "a3793f", "c9a565", "8a3a1c", "b0542a", "8f8d8a", "d8d5cf")
+_HAIR = (
+    "0d0a09",
+    "1c1310",
+    "2b1b12",
+    "3d2717",
+    "5a3a1f",
+    "7b5130",
+    "a3793f",
+    "c9a565",
+    "8a3a1c",
+    "b0542a",
+    "8f8d8a",
+    "d8d5cf",
+)
 _IRIS = ("3a2010", "4a2c14", "2a1709", "5d4a1e", "4a6a3a", "3f6f8f", "5b7f9c", "6d7a80")
-_CLOTH = ("1f2d4a", "6b1f26", "20402c", "c9c4b8", "2a2a2c", "7a4f2a", "3c6e8f", "a8863a", "5b3d6e", "b5533c", "dfe3e8", "405a3a")
+_CLOTH = (
+    "1f2d4a",
+    "6b1f26",
+    "20402c",
+    "c9c4b8",
+    "2a2a2c",
+    "7a4f2a",
+    "3c6e8f",
+    "a8863a",
+    "5b3d6e",
+    "b5533c",
+    "dfe3e8",
+    "405a3a",
+)
 
 
 def srgb(code: str) -> Color:
@@ -22,7 +48,9 @@ def srgb(code: str) -> Color:
     return red, green, blue
 
 
-def hue(rng: np.random.Generator, saturation: tuple[float, float] = (0.4, 0.9), value: tuple[float, float] = (0.3, 0.9)) -> Color:
+def hue(
+    rng: np.random.Generator, saturation: tuple[float, float] = (0.4, 0.9), value: tuple[float, float] = (0.3, 0.9)
+) -> Color:
     """A random colour of bounded saturation and value, linear."""
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
     return red**2.2, green**2.2, blue**2.2
@@ -45,7 +73,9 @@ def _skin_tone(rng: np.random.Generator) -> Color:
     return red, green, blue
 
 
-def _clothing(rng: np.random.Generator, choices: tuple[str, ...] = ("shirt", "tee", "hoodie", "dress", "suit")) -> dict[str, Any]:
+def _clothing(
+    rng: np.random.Generator, choices: tuple[str, ...] = ("shirt", "tee", "hoodie", "dress", "suit")
+) -> dict[str, Any]:
     return {"clothes": str(rng.choice(choices)), "cloth_color": _pick(rng, _CLOTH), "cloth_second": _pick(rng, _CLOTH)}
 
 
@@ -110,7 +140,7 @@ def draw_stylised(seed: int, rng: np.random.Generator) -> HeadParams:
     traits |= {
         "width": rng.normal(1.08, 0.06), "jaw_width": rng.normal(0.86, 0.08), "skull": rng.normal(1.08, 0.04),
         "chin_length": rng.normal(0.85, 0.09), "fullness": rng.uniform(0.02, 0.08), "brow_ridge": -0.03,
-        "eye_area": rng.uniform(1.3, 1.55), "eye_upper": rng.uniform(0.085, 0.115), "eye_lower": rng.uniform(0.06, 0.085),
+        "eye_area": rng.uniform(1.35, 1.7), "eye_upper": rng.uniform(0.085, 0.115), "eye_lower": rng.uniform(0.06, 0.085),
         "eye_width": rng.uniform(0.145, 0.16), "eye_spacing": rng.uniform(0.02, 0.045), "iris_size": rng.uniform(0.55, 0.66),
         "pupil_size": rng.uniform(0.26, 0.36), "iris": hue(rng, (0.5, 0.9), (0.4, 0.9)), "sclera": (0.93, 0.93, 0.93),
         "nose_height": rng.uniform(0.4, 0.75), "nose_width": rng.uniform(0.6, 0.9), "nose_length": rng.uniform(-0.06, 0.0),

@@ -24,7 +24,9 @@ def jaw_rotation(points: Array, face: Face, weight: Array | float = 1.0) -> Arra
     """Displacement (N, 3) of points that follow the opening jaw by `weight` (N,)."""
     offset = points - jaw_hinge(face)
     cosine, sine = np.cos(JAW_ANGLE), np.sin(JAW_ANGLE)
-    turned = np.stack([offset[:, 0], cosine * offset[:, 1] - sine * offset[:, 2], sine * offset[:, 1] + cosine * offset[:, 2]], -1)
+    turned = np.stack(
+        [offset[:, 0], cosine * offset[:, 1] - sine * offset[:, 2], sine * offset[:, 1] + cosine * offset[:, 2]], -1
+    )
     return np.asarray((turned - offset) * np.broadcast_to(np.asarray(weight, float), len(points))[:, None])
 
 
@@ -116,7 +118,9 @@ def _mouth(face: Face, left: Array) -> dict[str, Array]:
     funnel = _vector(-0.3 * left[:, 0], 0, 0.085, near)
     funnel[:, 1] += (0.05 * lift_up - 0.065 * pull_down) * (0.25 + 0.75 * dome) * near
     cheek = np.exp(-(((x - 0.44) / 0.15) ** 2) - ((flat[:, 1] + 0.3) / 0.15) ** 2)
-    along = np.clip(x / 0.26, 0, 1) ** 2 * np.exp(-((np.maximum(x - 0.26, 0) / 0.13) ** 2)) * np.exp(-((dy / 0.16) ** 2))
+    along = (
+        np.clip(x / 0.26, 0, 1) ** 2 * np.exp(-((np.maximum(x - 0.26, 0) / 0.13) ** 2)) * np.exp(-((dy / 0.16) ** 2))
+    )
     smile = _vector(0.095 * size, 0.09, -0.06, along) + _vector(0.0, 0.03, 0.035, cheek)
     smile[:, 1] -= 0.012 * vertical * border * dome + 0.006 * near * dome
     frown = _vector(0.015, -0.085, -0.01, 0.5 * (corner + along)) + _vector(0, -0.01, 0, near * dome)
@@ -149,7 +153,7 @@ def _eyes(face: Face, left: Array) -> dict[str, Array]:
     on = ring >= 0
     sine = np.where(on, np.sin(2 * np.pi * step / EYE_STEPS), 0.0)
     upper, lower = np.clip(sine, 0, None) > 1e-9, np.clip(-sine, 0, None) > 1e-9
-    follow = np.select([ring == 0, ring == 1, ring == 2, ring == 3, ring == 4], [1.0, 1.0, 0.72, 0.3, 0.08], 0.0)
+    follow = np.select([ring == 0, ring == 1, ring == 2, ring == 3, ring == 4], [1.0, 1.0, 0.68, 0.36, 0.1], 0.0)
     # the lower lid's line under each upper vertex
     rows = np.flatnonzero((ring == 1) & (face.grid.side > 0) & (sine <= 1e-9))
     rows = rows[np.argsort(left[rows, 0])]
@@ -164,9 +168,10 @@ def _eyes(face: Face, left: Array) -> dict[str, Array]:
         """Moves the upper and lower lid by a share of the opening, sliding over the eyeball."""
         moved = left.copy()
         moved[:, 1] += np.where(upper, up * follow * gap, 0) + np.where(lower, low * follow * gap, 0)
-        for at, lift in ((0, 0.003), (1, 0.016), (2, 0.026)):
+        for at, lift in ((0, 0.004), (1, 0.02), (2, 0.036), (3, 0.036)):
             chosen = (ring == at) & (upper | lower)
-            moved[chosen, 2] = np.maximum(lid_depth(moved[chosen], ball, lift * 1.2, moved[chosen, 2], 1.0), left[chosen, 2])
+            over = lid_depth(moved[chosen], ball, lift * ball.radius / 0.18, moved[chosen, 2], 1.0)
+            moved[chosen, 2] = np.maximum(over, left[chosen, 2])
         return moved - left
 
     flat = face.grid.flat

@@ -37,7 +37,10 @@ def paint(face: Face) -> tuple[Array, Array]:
     if params.makeup > 0:
         mix(np.array(params.lips) * 0.5 + skin * 0.2, params.makeup * socket * (y > 0.0))
     mix(skin * 0.55, 0.55 * (grid.eye[:, 0] == 3) * (np.sin(2 * np.pi * grid.eye[:, 1] / 20) > 0.1))
-    mix(np.array(params.brow_color) * 0.35, (0.75 + 0.2 * params.makeup) * (grid.eye[:, 0] == 1) * (np.sin(2 * np.pi * grid.eye[:, 1] / 20) > -0.05))
+    mix(
+        np.array(params.brow_color) * 0.35,
+        (0.75 + 0.2 * params.makeup) * (grid.eye[:, 0] == 1) * (np.sin(2 * np.pi * grid.eye[:, 1] / 20) > -0.05),
+    )
     mix(skin * np.array([0.75, 0.45, 0.4]), 0.8 * (grid.eye[:, 0] == 0))
     nostril = np.exp(-(((x - 0.075) / 0.04) ** 2) - ((y + 0.46) / 0.02) ** 2)
     mix(skin * 0.16, 0.9 * nostril)
@@ -45,14 +48,22 @@ def paint(face: Face) -> tuple[Array, Array]:
     fold = 0.2 + (-0.42 - y) * 0.55
     mix(skin * 0.68, (0.1 + 0.5 * params.age) * np.exp(-(((x - fold) / 0.04) ** 2) - ((y + 0.56) / 0.12) ** 2))
     mix(skin * 0.7, 0.35 * np.exp(-((x / 0.2) ** 2) - ((y + 0.865) / 0.04) ** 2))
-    beard = ramp(y, -0.36, -0.62) * (1 - ramp(x, 1.1, 1.35)) * (1 - ramp(y, -1.1, -1.25)) * (1 - ramp(x, 0.9, 0.3) * ramp(y, -0.62, -0.4) * 0.55)
+    beard = (
+        ramp(y, -0.36, -0.62)
+        * (1 - ramp(x, 1.1, 1.35))
+        * (1 - ramp(y, -1.1, -1.25))
+        * (1 - ramp(x, 0.9, 0.3) * ramp(y, -0.62, -0.4) * 0.55)
+    )
     beard *= 1 - np.exp(-(((x - 0.45) / 0.16) ** 2) - ((y + 0.48) / 0.13) ** 2)
     beard *= (grid.mouth[:, 0] < 0) | (grid.mouth[:, 0] > 4)
     hair_color = np.array(params.brow_color)
     mix(skin * 0.25 + hair_color * 0.5, params.stubble * beard)
     if params.freckles > 0:
         spots = rng.random(len(x)) < 0.5
-        mix(skin * np.array([0.62, 0.45, 0.38]), params.freckles * spots * np.exp(-((x / 0.55) ** 4) - ((y + 0.25) / 0.18) ** 2))
+        mix(
+            skin * np.array([0.62, 0.45, 0.38]),
+            params.freckles * spots * np.exp(-((x / 0.55) ** 4) - ((y + 0.25) / 0.18) ** 2),
+        )
     lip = np.array(params.lips)
     for ring, share in ((0, 1.0), (1, 1.0), (2, 1.0), (3, 0.95), (4, 0.55)):
         rows = grid.mouth[:, 0] == ring
@@ -78,11 +89,19 @@ def _pattern(face: Face, mix: Callable[[Array | tuple[float, ...], Array], None]
     if params.pattern == "mask":
         mix(skin * 0.2, np.exp(-(((x - 0.34) / 0.24) ** 4) - ((y - 0.02) / 0.2) ** 4))
     elif params.pattern == "stripes":
-        mix(skin * 0.25, (np.sin(y * 22 + x * 3) > 0.45) * ramp(x, 0.45, 0.6) + (np.sin(x * 28) > 0.4) * ramp(y, 0.35, 0.5))
+        mix(
+            skin * 0.25,
+            (np.sin(y * 22 + x * 3) > 0.45) * ramp(x, 0.45, 0.6) + (np.sin(x * 28) > 0.4) * ramp(y, 0.35, 0.5),
+        )
     elif params.pattern == "spots":
         mix(skin * 0.4, 0.8 * (rng.random(len(x)) < 0.25) * ramp(x + np.clip(y, 0, 1), 0.45, 0.7))
     elif params.pattern == "blaze":
         mix((0.75, 0.72, 0.68), np.exp(-((x / 0.13) ** 4)) * (y > -0.4))
     elif params.pattern == "panels":
         mix(skin * 0.12, np.exp(-((x / 0.62) ** 6) - ((y - 0.02) / 0.2) ** 6))
-        mix(skin * 0.3, 0.8 * (np.abs(y - 0.42) < 0.03) + 0.8 * (np.abs(x - 0.72) < 0.04) + 0.7 * (np.abs(y + 0.95) < 0.03) * (x < 0.4))
+        mix(
+            skin * 0.3,
+            0.8 * (np.abs(y - 0.42) < 0.03)
+            + 0.8 * (np.abs(x - 0.72) < 0.04)
+            + 0.7 * (np.abs(y + 0.95) < 0.03) * (x < 0.4),
+        )

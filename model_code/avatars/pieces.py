@@ -33,7 +33,9 @@ class Piece:
         if self.morphs is not None:
             order = [ARKIT_NAMES.index(_other_side(name)) for name in ARKIT_NAMES]
             morphs = self.morphs[order] * flip
-        return Piece(self.points * flip, self.faces[:, ::-1], self.colors, self.gloss, self.part, morphs, self.head_mask)
+        return Piece(
+            self.points * flip, self.faces[:, ::-1], self.colors, self.gloss, self.part, morphs, self.head_mask
+        )
 
 
 def _other_side(name: str) -> str:
@@ -45,7 +47,13 @@ def _other_side(name: str) -> str:
 def piece(points: Array, faces: Ints, color: Color | Array, part: Part, gloss: float | Array = 0.1) -> Piece:
     """A piece of one kind without morphs; `color` for all points or for each."""
     colors = np.broadcast_to(np.asarray(color, float), points.shape).copy()
-    return Piece(points, faces, colors, np.broadcast_to(np.asarray(gloss, float), len(points)).copy(), np.full(len(faces), part, np.uint8))
+    return Piece(
+        points,
+        faces,
+        colors,
+        np.broadcast_to(np.asarray(gloss, float), len(points)).copy(),
+        np.full(len(faces), part, np.uint8),
+    )
 
 
 def sheet(rows: int, columns: int, closed: bool = False) -> Ints:
@@ -71,7 +79,9 @@ def ball(centre: Array, radii: Array, rows: int = 6, columns: int = 10) -> tuple
     height = np.cos(np.linspace(0, np.pi, rows + 2))[1:-1]
     around = 2 * np.pi * np.arange(columns) / columns
     ring = np.sqrt(1 - height**2)[:, None]
-    points = np.stack([ring * np.sin(around), np.broadcast_to(height[:, None], (rows, columns)), ring * np.cos(around)], -1)
+    points = np.stack(
+        [ring * np.sin(around), np.broadcast_to(height[:, None], (rows, columns)), ring * np.cos(around)], -1
+    )
     points = np.concatenate([points.reshape(-1, 3), [[0, 1, 0], [0, -1, 0]]]) * radii + centre
     count = rows * columns
     top, bottom = np.arange(columns), np.arange(count - columns, count)
@@ -88,7 +98,9 @@ def tube(path: Array, radii: Array, columns: int = 6) -> tuple[Array, Ints]:
     side /= np.linalg.norm(side, axis=1, keepdims=True) + 1e-9
     other = np.cross(tangent, side)
     around = 2 * np.pi * np.arange(columns) / columns
-    rings = path[:, None] + radii[:, None, None] * (np.cos(around)[:, None] * side[:, None] + np.sin(around)[:, None] * other[:, None])
+    rings = path[:, None] + radii[:, None, None] * (
+        np.cos(around)[:, None] * side[:, None] + np.sin(around)[:, None] * other[:, None]
+    )
     count = len(path) * columns
     points = np.concatenate([rings.reshape(-1, 3), path[:1], path[-1:]])
     first, last = np.arange(columns), np.arange(count - columns, count)

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from model_code.avatars.grid import BACK, EYE_X, EYE_Y, MOUTH_STEPS, MOUTH_Y, RADIUS, Grid, eye_ring, face_grid, mouth_ring
+from model_code.avatars.grid import (
+    BACK,
+    EYE_X,
+    EYE_Y,
+    MOUTH_STEPS,
+    MOUTH_Y,
+    RADIUS,
+    Grid,
+    eye_ring,
+    face_grid,
+    mouth_ring,
+)
 from model_code.avatars.params import HeadParams
 
 Array = NDArray[np.float64]
@@ -86,7 +97,11 @@ def relief(flat: Array, params: HeadParams) -> Array:
     ridge[6:8] += hook
     spread = np.array([0.115, 0.115, 0.12, 0.125, 0.125, 0.122, 0.108, 0.1, 0.095, 0.1, 0.11])
     nose = PchipInterpolator(levels, ridge)(np.clip(y, -0.6, 0.16))
-    z += params.nose_height * nose * np.exp(-(np.abs(x / PchipInterpolator(levels, spread)(np.clip(y, -0.6, 0.16))) ** 2.2))
+    z += (
+        params.nose_height
+        * nose
+        * np.exp(-(np.abs(x / PchipInterpolator(levels, spread)(np.clip(y, -0.6, 0.16))) ** 2.2))
+    )
     z += 0.03 * params.nose_height * np.exp(-((x / 0.06) ** 2) - ((y + 0.37) / 0.06) ** 2)
     z += 0.105 * params.nose_height**0.5 * np.exp(-(((x - 0.115) / 0.052) ** 2) - ((y + 0.415) / 0.052) ** 2)
     z -= 0.05 * np.exp(-(((x - 0.07) / 0.03) ** 2) - ((y + 0.465) / 0.022) ** 2)
@@ -173,7 +188,9 @@ def lid_depth(points: Array, eyeball: Eyeball, lift: float, fallback: Array, wei
 
 
 def _eyeball(params: HeadParams) -> Eyeball:
-    places = np.array([[EYE_X, EYE_Y], [EYE_X - params.eye_width, EYE_Y], [EYE_X + params.eye_width, EYE_Y], [EYE_X, 0.2]])
+    places = np.array(
+        [[EYE_X, EYE_Y], [EYE_X - params.eye_width, EYE_Y], [EYE_X + params.eye_width, EYE_Y], [EYE_X, 0.2]]
+    )
     points = surface(places, params)
     radius = 0.62 * (points[2, 0] - points[1, 0])
     centre = np.array([(points[1, 0] + points[2, 0]) / 2, points[0, 1] + 0.005, points[0, 2] + 0.03 - radius])

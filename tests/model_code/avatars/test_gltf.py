@@ -39,7 +39,9 @@ def _rewritten(source: Path, target: Path, change: object) -> Path:
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
     rest = raw[20 + size :]
-    target.write_bytes(struct.pack("<IIIII", 0x46546C67, 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest)
+    target.write_bytes(
+        struct.pack("<IIIII", 0x46546C67, 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+    )
     return target
 
 
@@ -59,7 +61,9 @@ def test_foreign_file(avatar: Avatar, saved: Path, tmp_path: Path) -> None:
     def foreign(document: dict) -> None:  # type: ignore[type-arg]
         mesh = document["meshes"][0]
         mesh["extras"].pop("part")
-        mesh["extras"]["targetNames"] = [f"blendShape1.{name}".replace("Left", "_L") for name in mesh["extras"]["targetNames"]]
+        mesh["extras"]["targetNames"] = [
+            f"blendShape1.{name}".replace("Left", "_L") for name in mesh["extras"]["targetNames"]
+        ]
         for key in ("COLOR_0", "_GLOSS", "_HEAD", "NORMAL"):
             mesh["primitives"][0]["attributes"].pop(key)
         document["nodes"] = [{"children": [1], "scale": [2, 2, 2]}, {"mesh": 0, "translation": [0, 1, 0]}]

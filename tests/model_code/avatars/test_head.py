@@ -39,7 +39,9 @@ def test_mesh_is_sound(avatar: Avatar) -> None:
     assert avatar.morphs.shape == (52, count, 3) and avatar.landmarks.shape == (68,)
     for array in (avatar.colors, avatar.gloss, avatar.head_mask):
         assert array.min() >= 0 and array.max() <= 1
-    assert {Part.SKIN, Part.LIPS, Part.TEETH, Part.TONGUE, Part.CAVITY, Part.EYE, Part.CLOTH} <= set(avatar.part.tolist())
+    assert {Part.SKIN, Part.LIPS, Part.TEETH, Part.TONGUE, Part.CAVITY, Part.EYE, Part.CLOTH} <= set(
+        avatar.part.tolist()
+    )
     assert 0.45 < interocular(avatar) < 0.85
     assert (avatar.morphs != 0).any(axis=(1, 2)).all()
 
