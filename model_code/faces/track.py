@@ -1,28 +1,21 @@
-"""One face through a shot: where it is in every frame, its landmarks, and a steady square crop."""
+"""Squares around a face: of one moment, for the landmarker, and steady ones through a shot, for the crops."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, median_filter
 
-from model_code.media.yuv import YuvFrame
-
-if TYPE_CHECKING:
-    from model_code.faces.detect import FaceFinder
-
 from model_code.config import MediaConfig
 
 F32 = NDArray[np.float32]
 
+LOOK_SCALE = 1.45
+"""Side of the landmarker's square over the longer side of the face's box."""
 CROP_SCALE = MediaConfig().crop_scale
 
 
-def face_box(landmarks: F32, scale: float = CROP_SCALE) -> F32:
+def face_box(landmarks: F32, scale: float = LOOK_SCALE) -> F32:
     """The square around one face: `scale` times the longer side of the landmarks' box with a synthetic forehead.
 
     Args:
@@ -75,127 +68,3 @@ def crop_boxes(landmarks: F32, scale: float = CROP_SCALE, still: float = 0.04) -
 def smooth(signal: NDArray[np.floating], deviation: float) -> F32:
     """Gaussian smoothing along time (axis 0) without delay; `deviation` in frames."""
     return gaussian_filter1d(signal.astype(np.float64), deviation, axis=0, mode="nearest").astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Track:
-    """One face over the frames of a shot.
-
-    Attributes:
-        landmarks: (T, 68, 2) in pixels of the frame; where no face was found, those of the nearest frame with one.
-        confidence: (T,) 0..1, 0 where no face was found.
-        boxes: (T, 4) steady crop boxes in pixels of the frame.
-        faces: Most faces seen in one frame; the largest is followed.
-    """
-
-    landmarks: F32
-    confidence: F32
-    boxes: F32
-    faces: int
-
-    @property
-    def found(self) -> NDArray[np.bool_]:
-        """(T,) where a face was found."""
-        return self.confidence > 0
-
-
-class Follower:
-    """Follows the largest face of a shot, a few frames at a time, from frames in 4:2:0.
-
-    Every `step`-th frame is looked at, `chunk` of them in one batch from the last known box. What fails is looked at
-    again frame by frame, and where the face is lost the whole frame is searched.
-
-    Args:
-        finder: Searches whole frames.
-        step: Frames between looks; the landmarks between are interpolated.
-        chunk: Looks in a batch.
-    """
-
-    def __init__(self, finder: FaceFinder, step: int = 3, chunk: int = 4) -> None:
-        self.finder = finder
-        self.step = step
-        self.chunk = chunk
-
-    def follow(self, frames: Iterable[YuvFrame]) -> Track | None:
-        """Tracks through a shot; None if no frame shows a face."""
-        looks: list[tuple[int, F32, float]] = []
-        pending: list[tuple[int, YuvFrame]] = []
-        state = _State()
-        count = 0
-        last: tuple[int, YuvFrame] | None = None
-        for count, frame in enumerate(frames, 1):  # noqa: B007 - the count is read after the loop
-            last = (count - 1, frame)
-            if (count - 1) % self.step == 0:
-                pending.append(last)
-                last = None
-            if len(pending) == self.chunk:
-                looks += self._look(pending, state)
-                pending = []
-        looks += self._look(pending + ([last] if last else []), state)
-        if not looks:
-            return None
-        return _interpolated(looks, count, self.step, max(state.faces, 1))
-
-    def _look(self, pending: Sequence[tuple[int, YuvFrame]], state: _State) -> list[tuple[int, F32, float]]:
-        out: list[tuple[int, F32, float]] = []
-        rest = list(pending)
-        if state.box is not None and len(rest) > 1:
-            boxes = np.repeat(state.box[None], len(rest), 0)
-            landmarks, confidence = self.finder.landmarker.predict([frame for _, frame in rest], boxes)
-            if all(_holds(state.box, points, sure) for points, sure in zip(landmarks, confidence, strict=True)):
-                state.box = face_box(landmarks[-1:])[0]
-                return [(index, points, float(sure)) for (index, _), points, sure in zip(rest, landmarks, confidence, strict=True)]
-        for index, frame in rest:
-            look = self._look_once(frame, state)
-            if look is not None:
-                out.append((index, *look))
-        return out
-
-    def _look_once(self, frame: YuvFrame, state: _State) -> tuple[F32, float] | None:
-        if state.box is not None:
-            box = state.box
-            for _ in range(2):
-                landmarks, confidence = self.finder.landmarker.predict([frame], box[None])
-                if _holds(box, landmarks[0], float(confidence[0])):
-                    state.box = face_box(landmarks)[0]
-                    return landmarks[0], float(confidence[0])
-                box = face_box(landmarks)[0]
-            state.box, state.patience = None, 0
-        if state.patience > 0:
-            state.patience -= 1
-            return None
-        faces = self.finder.find(frame)
-        state.faces = max(state.faces, len(faces))
-        if not faces:
-            state.patience = 2
-            return None
-        state.box = faces[0].box
-        return faces[0].landmarks, faces[0].confidence
-
-
-@dataclass
-class _State:
-    box: F32 | None = None
-    faces: int = 0
-    patience: int = 0  # looks to let pass before the next search of a whole frame
-
-
-def _holds(box: F32, landmarks: F32, confidence: float) -> bool:
-    """Whether the landmarks found in a box are those of a face that still fills it."""
-    found = face_box(landmarks[None])[0]
-    side, new = float(box[2] - box[0]), float(found[2] - found[0])
-    away = float(np.abs((found[:2] + found[2:]) - (box[:2] + box[2:])).max()) / 2
-    return confidence >= 0.3 and away < 0.22 * side and 0.7 * side < new < 1.4 * side
-
-
-def _interpolated(looks: list[tuple[int, F32, float]], count: int, step: int, faces: int) -> Track:
-    places = np.array([index for index, _, _ in looks])
-    points = np.stack([landmarks for _, landmarks, _ in looks]).reshape(len(looks), -1)
-    sure = np.array([confidence for _, _, confidence in looks])
-    frames = np.arange(count)
-    landmarks = np.stack([np.interp(frames, places, column) for column in points.T], -1).reshape(count, 68, 2)
-    confidence = np.interp(frames, places, sure)
-    nearest = np.abs(places[None] - frames[:, None]).min(1)
-    confidence[nearest >= step] = 0.0
-    landmarks = landmarks.astype(np.float32)
-    return Track(landmarks, confidence.astype(np.float32), crop_boxes(landmarks), faces)

@@ -63,6 +63,37 @@ def stream_video(source: Source, config: MediaConfig | None = None) -> Iterator[
         yield out
 
 
+class VideoFrames:
+    """The frames of a file, as often as they are asked for: kept where they are small, decoded again where not.
+
+    Args:
+        source: The file.
+        config: Rate and limits.
+        keep_bytes: Planes up to this size stay in memory.
+    """
+
+    def __init__(self, source: Source, config: MediaConfig | None = None, keep_bytes: int = 256 << 20) -> None:
+        self.source = source
+        self.config = config or MediaConfig()
+        self._keep_bytes = keep_bytes
+        self._kept: list[YuvFrame] | None = None
+
+    def __iter__(self) -> Iterator[YuvFrame]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[YuvFrame] | None = []
+        used = 0
+        for frame in stream_video(self.source, self.config):
+            used += sum(plane.nbytes for plane in frame.planes())
+            if used > self._keep_bytes:
+                kept = None
+            if kept is not None:
+                kept.append(frame)
+            yield frame
+        self._kept = kept
+
+
 def read_video(source: Source, config: MediaConfig | None = None) -> Video:
     """Decodes a short video whole: upright RGB frames at `config.fps` and, where it has one, its sound.
 

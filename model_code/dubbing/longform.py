@@ -1,0 +1,59 @@
+"""Index arithmetic of long dubs: how long, which source frame when, which frames in one pass."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def output_frames(n_samples: int, sample_rate: int, fps: int) -> int:
+    """Frames that cover the sound: the dub lasts as long as the audio (release: n = ceil(25 seconds)), at least one."""
+    return max(1, math.ceil(round(n_samples * fps / sample_rate, 6)))
+
+
+def pingpong(n_source: int, n_out: int) -> NDArray[np.intp]:
+    """Source frame of every output frame: cut if the video is longer, else back and forth, end frames not repeated.
+
+    Example:
+        >>> pingpong(3, 8).tolist()
+        [0, 1, 2, 1, 0, 1, 2, 1]
+    """
+    if n_source < 1:
+        raise ValueError("pingpong needs at least one source frame")
+    period = max(1, 2 * (n_source - 1))
+    place = np.arange(n_out) % period
+    return np.minimum(place, period - place) if n_source > 1 else np.zeros(n_out, np.intp)
+
+
+def windows(n_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
+    """Spans [start, end) that cover `n_frames`; each begins `overlap` frames (its motion frames) before the last's end.
+
+    All but the last are `window` frames long; the last ends with the frames and may be shorter.
+
+    Raises:
+        ValueError: Unless 0 <= overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap {overlap} must be at least 0 and less than the window {window}")
+    spans = [(0, min(window, n_frames))]
+    while spans[-1][1] < n_frames:
+        start = spans[-1][1] - overlap
+        spans.append((start, min(start + window, n_frames)))
+    return spans
+
+
+def runs(usable: NDArray[np.bool_], breaks: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Longest spans [start, end) of usable frames that no break divides; `breaks[n]`: a new shot begins at n."""
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
+    for index, (use, cut) in enumerate(zip(usable.tolist(), breaks.tolist(), strict=True)):
+        if start is not None and (cut or not use):
+            spans.append((start, index))
+            start = None
+        if use and start is None:
+            start = index
+    if start is not None:
+        spans.append((start, len(usable)))
+    return spans

@@ -1,0 +1,295 @@
+"""Reading and writing of real files made on the fly with ffmpeg."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_code.config import MediaConfig
+from model_code.errors import InputError
+from model_code.media.probe import probe
+from model_code.media.spool import FrameSpool
+from model_code.media.video import (
+    VideoFrames,
+    from_mp4_bytes,
+    read_audio,
+    read_video,
+    stream_video,
+    to_mp4_bytes,
+    write_video,
+)
+
+
+def _frames(count: int = 30, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
+    """A quartered picture with a white bar that moves one column a frame."""
+    frames = np.zeros((count, height, width, 3), np.uint8)
+    frames[:, : height // 2, : width // 2] = (200, 30, 30)
+    frames[:, : height // 2, width // 2 :] = (30, 180, 30)
+    frames[:, height // 2 :, : width // 2] = (30, 30, 200)
+    frames[:, height // 2 :, width // 2 :] = (180, 180, 60)
+    for index in range(count):
+        frames[index, :, 2 * index % width : 2 * index % width + 4] = 255
+    return frames
+
+
+def _tone(seconds: float, frequency: float = 440.0) -> NDArray[np.float32]:
+    return (0.4 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * 16_000)) / 16_000)).astype(np.float32)
+
+
+def _psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
+
+
+def _ffmpeg(*arguments: str | Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "plain.mp4"
+    write_video(path, _frames(), audio=_tone(1.2), crf=8)
+    return path
+
+
+def test_round_trip_keeps_pictures_and_sound(clip: Path) -> None:
+    video = read_video(clip)
+    assert video.frames.shape == (30, 64, 96, 3)
+    assert video.fps == 25
+    assert _psnr(video.frames, _frames()) > 24  # half-size chroma at hard edges
+    assert video.audio is not None
+    assert abs(len(video.audio) - 1.2 * 16_000) < 1100
+    assert np.corrcoef(video.audio[: round(1.2 * 16_000)], _tone(1.2))[0, 1] > 0.999
+
+
+def test_full_chroma_crops_survive_bytes() -> None:
+    frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in _frames(9, 96, 96)])
+    data = to_mp4_bytes(frames, crf=10, pix_fmt="yuv444p")
+    assert _psnr(from_mp4_bytes(data), frames) > 40
+    assert to_mp4_bytes(frames, crf=10, pix_fmt="yuv444p") == data, "same frames, same bytes"
+
+
+def test_files_are_deterministic(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, _frames(10), audio=_tone(0.4), metadata={"comment": "synthetic"})
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"], "no partial file is left"
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> object:
+        yield _frames(1)[0]
+        raise RuntimeError("camera fell over")
+
+    with pytest.raises(RuntimeError, match="camera"):
+        write_video(tmp_path / "a.mp4", broken())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "a.mp4", [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_rotation_is_honoured(clip: Path, tmp_path: Path, rotation: int) -> None:
+    turned, raw = tmp_path / "turned.mp4", tmp_path / "turned.raw"
+    _ffmpeg("-display_rotation", str(rotation), "-i", clip, "-c", "copy", turned)
+    _ffmpeg("-i", turned, "-f", "rawvideo", "-pix_fmt", "rgb24", raw)  # ffmpeg turns it itself
+    frames = read_video(turned).frames
+    assert frames.shape[1:3] == ((64, 96) if rotation % 180 == 0 else (96, 64))
+    expected = np.fromfile(raw, np.uint8).reshape(-1, *frames.shape[1:])
+    assert np.abs(frames[5].astype(int) - expected[5]).mean() < 1.0
+    assert np.abs(next(iter(stream_video(turned))).to_rgb().astype(int) - expected[0]).mean() < 4.0
+
+
+@pytest.mark.parametrize(("rate", "expected"), [("30", 25), ("60000/1001", 25), ("12", 25), ("50", 25), ("24000/1001", 25)])
+def test_other_rates_become_25(clip: Path, tmp_path: Path, rate: str, expected: int) -> None:
+    other = tmp_path / "other.mp4"
+    _ffmpeg("-f", "lavfi", "-i", f"testsrc=size=64x64:rate={rate}:duration=2", "-pix_fmt", "yuv420p", other)
+    assert abs(len(read_video(other).frames) - 2 * expected) <= 1
+
+
+def test_variable_rate_is_placed_by_time(tmp_path: Path) -> None:
+    """Frames that last 0.04, 0.2, 0.04, 0.4, ... seconds: each shown at its time."""
+    source, varied = tmp_path / "source.mp4", tmp_path / "varied.mp4"
+    levels = np.arange(20, 240, 20)
+    write_video(source, [np.full((64, 64, 3), level, np.uint8) for level in levels], crf=4)
+    _ffmpeg("-i", source, "-vf", "setpts='N/25/TB + floor(N/2)*0.16/TB'", "-fps_mode", "vfr", "-video_track_timescale", "90000", varied)
+    frames = read_video(varied).frames
+    seen = frames.mean((1, 2, 3))
+    times = np.arange(len(levels)) / 25 + np.arange(len(levels)) // 2 * 0.16
+    for index in range(len(frames)):
+        shown = levels[np.searchsorted(times, index / 25 + 1e-6) - 1]
+        assert abs(seen[index] - shown) < 6, index
+
+
+def test_odd_sides_and_wide_pixels(tmp_path: Path) -> None:
+    odd, wide = tmp_path / "odd.mkv", tmp_path / "wide.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=size=75x51:rate=25:duration=0.4", "-pix_fmt", "yuv444p", "-c:v", "libx264", odd)
+    assert read_video(odd).frames.shape == (10, 51, 75, 3)
+    frame = next(stream_video(odd))
+    assert (frame.height, frame.width) == (52, 76)
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=size=72x64:rate=25:duration=0.4,setsar=4/3", "-pix_fmt", "yuv420p", wide)
+    assert read_video(wide).frames.shape == (10, 64, 96, 3)
+    frame = next(stream_video(wide))
+    assert (frame.height, frame.width) == (64, 96)
+    write_video(tmp_path / "written.mp4", _frames(3, 51, 75))
+    assert read_video(tmp_path / "written.mp4").frames.shape == (3, 52, 76, 3)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv422p10le", "gray", "yuv444p"])
+def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> None:
+    path = tmp_path / "other.mkv"
+    codec = "ffv1" if pix_fmt == "gray" else "libx264"
+    _ffmpeg("-i", clip, "-vf", f"scale=out_range={'pc' if pix_fmt == 'yuvj420p' else 'tv'}", "-pix_fmt", pix_fmt, "-c:v", codec, path)
+    rgb = read_video(path).frames[3].astype(int)
+    planes = next(stream_video(path)).to_rgb()
+    assert planes.shape == rgb.shape
+    if pix_fmt != "gray":
+        assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
+
+
+@pytest.mark.parametrize("name", ["with space.mp4", "it's \"quoted\".mp4", "видео-影片.mp4", "-leading.mp4", "100%d.mp4", "a:b.mp4"])
+def test_odd_names(clip: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    path.write_bytes(clip.read_bytes())
+    assert len(read_video(path).frames) == 30
+    monkeypatch.chdir(tmp_path)
+    assert probe(name).width == 96
+    write_video(tmp_path / f"out {name}", _frames(2))
+    assert (tmp_path / f"out {name}").is_file()
+
+
+def test_sound_starts_with_the_pictures(tmp_path: Path, clip: Path) -> None:
+    late = tmp_path / "late.mkv"
+    _ffmpeg("-i", clip, "-itsoffset", "0.4", "-i", clip, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", late)
+    audio = read_audio(late)
+    assert np.abs(audio[: round(0.38 * 16_000)]).max() < 0.02
+    assert np.abs(audio[round(0.45 * 16_000) : round(0.6 * 16_000)]).max() > 0.3
+
+
+def test_stereo_sound_of_another_rate(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.flac"
+    _ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1", "-ac", "2", path)
+    audio = read_audio(path)
+    assert abs(len(audio) - 16_000) < 20
+    assert np.argmax(np.abs(np.fft.rfft(audio[:16_000]))) == 440
+
+
+def _text(path: Path, clip: Path) -> None:
+    path.write_text("this is no film\n" * 50)
+
+
+def _empty(path: Path, clip: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _cut(path: Path, clip: Path) -> None:
+    path.write_bytes(clip.read_bytes()[:-2000].replace(b"moov", b"free"))
+
+
+def _half(path: Path, clip: Path) -> None:
+    data = clip.read_bytes()  # moov in front: the header promises more than the file holds
+    path.write_bytes(data[: len(data) * 45 // 100])
+
+
+def _folder(path: Path, clip: Path) -> None:
+    path.mkdir()
+
+
+def _missing(path: Path, clip: Path) -> None:
+    pass
+
+
+def _playlist(path: Path, clip: Path) -> None:
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n")
+
+
+def _concat(path: Path, clip: Path) -> None:
+    path.write_text(f"ffconcat version 1.0\nfile '{clip}'\n")
+
+
+def _dash(path: Path, clip: Path) -> None:
+    path.write_text(
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S">'
+        f'<Period><AdaptationSet><Representation id="0"><BaseURL>{clip}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+    )
+
+
+def _sdp(path: Path, clip: Path) -> None:
+    path.write_text("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n")
+
+
+def _sound_only(path: Path, clip: Path) -> None:
+    _ffmpeg("-i", clip, "-vn", "-c:a", "copy", path)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_text, _empty, _cut, _half, _folder, _missing, _playlist, _concat, _dash, _sdp, _sound_only]
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".m3u8"])
+def test_bad_files_get_one_line(
+    spoil: Callable[[Path, Path], None], suffix: str, clip: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"bad{suffix}"
+    spoil(path.with_suffix(".mp4"), clip)
+    if suffix != ".mp4" and path.with_suffix(".mp4").exists():
+        path.with_suffix(".mp4").rename(path)
+    with pytest.raises(InputError) as caught:
+        read_video(path)
+    message = str(caught.value)
+    assert "bad" in message
+    assert "\n" not in message
+    assert len(message) < 160
+
+
+def test_no_sound(tmp_path: Path) -> None:
+    write_video(tmp_path / "silent.mp4", _frames(5))
+    assert read_video(tmp_path / "silent.mp4").audio is None
+    with pytest.raises(InputError, match="no sound"):
+        read_audio(tmp_path / "silent.mp4")
+
+
+def test_limits_are_checked_before_decoding(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.mkv"
+    _ffmpeg("-f", "lavfi", "-i", "color=size=7680x4320:rate=25:duration=0.04", "-c:v", "libx264", "-preset", "ultrafast", huge)
+    with pytest.raises(InputError, match="7680x4320"):
+        probe(huge)
+    with pytest.raises(InputError, match="7680x4320"):
+        read_video(huge)
+    write_video(tmp_path / "long.mp4", _frames(60))
+    with pytest.raises(InputError, match="lasts 2 s, more than 1 s"):
+        read_video(tmp_path / "long.mp4", MediaConfig(max_seconds=1.0))
+    with pytest.raises(InputError, match="more than 1 s"):
+        read_audio(_wav(tmp_path / "long.wav", 3.0), MediaConfig(max_seconds=1.0))
+
+
+def _wav(path: Path, seconds: float) -> Path:
+    from model_code.media.sample import wav_bytes
+
+    path.write_bytes(wav_bytes(_tone(seconds)))
+    return path
+
+
+def test_frames_can_be_read_again(clip: Path) -> None:
+    for keep in (0, 1 << 20):
+        frames = VideoFrames(clip, keep_bytes=keep)
+        first, second = list(frames), list(frames)
+        assert len(first) == len(second) == 30
+        assert all(np.array_equal(a.y, b.y) for a, b in zip(first, second, strict=True))
+
+
+def test_spool_gives_frames_back(clip: Path) -> None:
+    frames = list(stream_video(clip))
+    with FrameSpool(keep=True) as spool:
+        for frame in frames:
+            spool.add(frame)
+        for index in (29, 0, 13):
+            for plane, kept in zip(frames[index].planes(), spool[index].planes(), strict=True):
+                assert np.array_equal(plane, kept)
