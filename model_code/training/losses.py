@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import Prediction
 from model_code.diffusion.flow import velocity_target
 
@@ -61,3 +62,14 @@ class SyncCritic(Protocol):
 
     def __call__(self, decoded: Tensor, features: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] and (B, 2T, D) audio features of the same time -> (B,)."""
+
+
+def video_distance(encoder: PerceptualEncoder) -> FrameCritic:
+    """The perceptual distance of two videos: the mean over their frames."""
+
+    def distance(decoded: Tensor, target: Tensor) -> Tensor:
+        count = decoded.shape[2]
+        first, second = (video.transpose(1, 2).flatten(0, 1) for video in (decoded, target))
+        return encoder.distance(first, second).unflatten(0, (-1, count)).mean(1)
+
+    return distance

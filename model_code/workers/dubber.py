@@ -1,0 +1,68 @@
+"""Worker: puts editor, experts, codec, audio encoder and settings together as one model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from model_code import base
+from model_code.config import Config, FlowConfig, MediaConfig
+from model_code.diffusion.schedule import check_experts, sigmas
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, add_expert, load_transformer
+from model_code.training.checkpoint import write_json
+from model_code.workers.run import Progress, WorkerConfig, main
+
+
+class WindowConfig(Config):
+    """The editor's window."""
+
+    clip_frames: int = 25
+    motion_frames: int = 5
+
+
+class DubberWorkerConfig(WorkerConfig):
+    """The parts."""
+
+    editor: Path
+    lip_expert: Path
+    texture_expert: Path
+    flow: FlowConfig = FlowConfig()
+    media: MediaConfig = MediaConfig()
+    phase: WindowConfig = WindowConfig()
+    versions: dict[str, str] = Field(default_factory=dict, description="Part -> its version in the data registry.")
+    model_name: str = ""
+
+
+def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
+    """Loads the parts, checks that each expert acts on two steps at least, and saves the folder."""
+    flow = config.flow
+    windows = {"lip": flow.lip_window, "texture": flow.texture_window}
+    check_experts(sigmas(flow.sampling_steps, flow.sampling_shift), windows)
+    transformer = load_transformer(config.editor / "transformer")
+    for name, folder in (("lip", config.lip_expert), ("texture", config.texture_expert)):
+        add_expert(transformer, name, folder / "expert")
+    model = DubbingPipelineModel(
+        DubberConfig(
+            mode="editor",
+            flow=flow,
+            crop_size=config.media.crop_size,
+            window_frames=config.phase.clip_frames,
+            overlap_frames=config.phase.motion_frames,
+            experts=("lip", "texture"),
+        ),
+        base.load("codec"),
+        base.load("audio_encoder"),
+        transformer,
+    )
+    write_json(config.output / "parts.json", config.versions)
+    model.save_pretrained(config.output)
+    progress("dubber", 1, 1, {})
+    parameters = sum(value.numel() for value in transformer.parameters())
+    return {"metrics": {"parameters": parameters}, "versions": config.versions}
+
+
+if __name__ == "__main__":
+    sys.exit(main(DubberWorkerConfig, work))

@@ -1,0 +1,111 @@
+"""Worker: companion pairs of one shard and one variant, filtered.
+
+Output: a shard of pairs (the manifest is their rows, refused ones too), `calibration.json` and
+`calibration.png` (where the filters bite on graded bad pairs), `pairs.png`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_code import base
+from model_code.config import FlowConfig, MediaConfig, PairsConfig, Variant
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, load_transformer
+from model_code.faces.identity import IdentityEncoder
+from model_code.media.shards import ShardWriter
+from model_code.pairs.calibrate import calibrate, write_calibration
+from model_code.pairs.filters import judge
+from model_code.pairs.generate import generate_pairs
+from model_code.pairs.pair import SCHEMA, Pair
+from model_code.pairs.rendered import draw_rendered, render_pairs
+from model_code.workers.clips import training_clips
+from model_code.workers.pictures import contact_sheet
+from model_code.workers.run import Progress, WorkerConfig, main
+
+logger = logging.getLogger(__name__)
+CALIBRATED_ON = 12
+"""Pairs that the calibration looks at."""
+
+
+class PairsWorkerConfig(WorkerConfig):
+    """One partition of `companion_pairs`."""
+
+    variant: Variant
+    shard: str
+    clips: Path
+    generator: Path
+    identity: Path
+    generator_version: str = ""
+    pairs: PairsConfig = PairsConfig()
+    media: MediaConfig = MediaConfig()
+    flow: FlowConfig = FlowConfig()
+
+
+def work(config: PairsWorkerConfig, progress: Progress) -> dict[str, Any]:
+    """Makes the pairs, judges them and writes the shard."""
+    identity = IdentityEncoder.from_pretrained(config.identity)
+    pairs = make(config, progress)
+    rows = []
+    with ShardWriter(config.output) as writer:
+        for index, pair in enumerate(pairs):
+            row = judge(pair, identity, config.pairs.filters)
+            rows.append({name: row.get(name) for name in SCHEMA.names})
+            writer.add(pair.pair_id, pair.to_members())
+            progress("filter", index + 1, len(pairs), {"accepted": sum(bool(each["accepted"]) for each in rows)})
+        writer.commit(rows, SCHEMA)
+    accepted = [bool(row["accepted"]) for row in rows]
+    result: dict[str, Any] = {
+        "metrics": {"pairs": len(rows), "accepted": sum(accepted), **means(rows)},
+        "pictures": [],
+    }
+    if pairs:
+        shown = [[pair.companion, pair.target.frames] for pair in pairs[:4]]
+        contact_sheet(shown, config.output / "pairs.png")
+        result["pictures"].append("pairs.png")
+    if len({str(pair.row["speaker_id"]) for pair in pairs}) > 1:
+        curves = calibrate(pairs[:CALIBRATED_ON], identity, config.pairs.seed)
+        result["calibration"] = write_calibration(curves, config.pairs.filters, config.output)
+        result["pictures"].append("calibration.png")
+    return result
+
+
+def make(config: PairsWorkerConfig, progress: Progress) -> list[Pair]:
+    """The pairs of the partition, not yet judged."""
+    if config.variant == "rendered":
+        pairs = []
+        count = max(1, config.pairs.rendered_per_shard // 2)
+        for index in range(count):
+            pairs += render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
+            progress("render", index + 1, count, {})
+        return pairs
+    generator = DubbingPipelineModel(
+        DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size),
+        base.load("codec"),
+        base.load("audio_encoder"),
+        load_transformer(config.generator / "transformer"),
+    ).to(config.device)
+    return generate_pairs(
+        training_clips([config.clips]),
+        generator,
+        base.load("landmarker"),
+        config.shard,
+        config.pairs,
+        config.generator_version,
+        config.variant,
+        lambda done, total: progress("generate", done, total, {}),
+    )
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean filter scores."""
+    names = ("identity_cosine", "mouth_distance", "aspect_mean")
+    return {f"mean_{name}": float(np.mean([row[name] for row in rows])) for name in names} if rows else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(PairsWorkerConfig, work))

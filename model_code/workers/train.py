@@ -1,0 +1,200 @@
+"""Worker: trains the transformer in one phase: generator, editor, lip or texture.
+
+Output: `transformer/` (generator, editor) or `expert/` (LoRA of lip, texture), `curves.json`, `loss.png`,
+`samples.png`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig as PeftLora
+from pydantic import Field
+
+from model_code import base
+from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
+from model_code.config import FlowConfig, MediaConfig, PhaseConfig, TransformerConfig
+from model_code.diffusion.guidance import Guidance
+from model_code.diffusion.sampler import sample
+from model_code.diffusion.schedule import sigmas
+from model_code.dubbing.model import LORA_FILE, load_transformer, save_transformer
+from model_code.errors import InputError
+from model_code.faces.identity import IdentityEncoder
+from model_code.media.shards import Shard
+from model_code.metrics.syncnet import SyncNet
+from model_code.pairs.pair import read_pairs
+from model_code.seeding import seed_for
+from model_code.training.checkpoint import remove_checkpoints, write_json
+from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, encode_clips, to_frames
+from model_code.training.loop import Trainer
+from model_code.training.losses import video_distance
+from model_code.training.phases import Critics, Phase, make_phase
+from model_code.workers.clips import training_clips
+from model_code.workers.pictures import contact_sheet, loss_curves
+from model_code.workers.run import Progress, WorkerConfig, main
+
+logger = logging.getLogger(__name__)
+EXPERTS = ("lip", "texture")
+SAMPLES = 3
+
+
+class TrainConfig(WorkerConfig):
+    """One phase: its numbers, its data, and where it starts."""
+
+    phase: PhaseConfig
+    transformer: TransformerConfig = TransformerConfig()
+    flow: FlowConfig = FlowConfig()
+    media: MediaConfig = MediaConfig()
+    shards: tuple[Path, ...] = Field((), description="Clips: what the generator learns from.")
+    pairs: tuple[Path, ...] = Field((), description="Companion pairs: what the others learn from.")
+    variants: tuple[str, ...] = Field((), description="Kinds of pairs in use; for the record.")
+    init: Path | None = Field(None, description="Output of the phase before; None: the shipped prior.")
+    syncnet: Path | None = Field(None, description="Teacher of the lip phase.")
+    identity: Path | None = Field(None, description="Teacher of the texture phase.")
+
+
+def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """Encodes the data, trains, saves and shows samples."""
+    device, name = torch.device(config.device), config.phase.phase
+    codec = base.load("codec").requires_grad_(False).to(device)
+    encoder = ClipEncoder(codec, base.load("audio_encoder"), config.latents, device)
+    clips = encode(config, encoder, progress)
+    torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
+    model = start(config, codec.latent_channels).to(device)
+    data = TrainingSet(clips, config.phase.clip_frames, int(model.config.audio_window))
+    phase = make_phase(config.phase, config.flow, critics(config, codec, device))
+    checkpoints = config.work / "checkpoints"
+    trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name))
+    curves = trainer.run()
+    write_json(config.output / "curves.json", curves.rows)
+    loss_curves(curves.rows, config.output / "loss.png")
+    contact_sheet(samples(model, phase, data), config.output / "samples.png")
+    if name in EXPERTS:
+        folder = config.output / "expert"
+        model.save_lora_adapter(folder, adapter_name=name, weight_name=LORA_FILE)
+    else:
+        save_transformer(model, config.output / "transformer")
+    remove_checkpoints(checkpoints)
+    trained = sum(value.numel() for value in trainer.parameters.values())
+    return {
+        "metrics": {
+            **{key: value for key, value in curves.rows[-1].items() if isinstance(value, float)},
+            "steps": config.phase.steps,
+            "clips": len(data),
+            "trained_parameters": trained,
+            "skipped_updates": len(curves.skipped),
+        },
+        "curves": [{key: value for key, value in row.items() if key != "bins"} for row in curves.rows],
+        "pictures": ["samples.png", "loss.png"],
+    }
+
+
+def encode(config: TrainConfig, encoder: ClipEncoder, progress: Progress) -> list[EncodedClip]:
+    """The generator's clips or the others' pairs, as latents.
+
+    Raises:
+        InputError: There is nothing to learn from.
+    """
+    if config.phase.phase in ("base", "generator"):
+        sources = training_clips(config.shards)
+        done = iter(range(1, len(sources) + 1))
+        return encode_clips(sources, encoder, on_clip=lambda _: progress("encode", next(done), len(sources), {}))
+    pairs = read_pairs([Shard(folder) for folder in config.pairs])
+    if not pairs:
+        raise InputError(f"no accepted pair in {len(config.pairs)} shards", "see the pair gate's reasons")
+    encoded = []
+    for index, pair in enumerate(pairs):
+        encoded.append(encoder.encode(pair.target, pair.companion, masked=False))
+        progress("encode", index + 1, len(pairs), {})
+    return encoded
+
+
+def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
+    """The transformer that the phase begins with; only what it trains requires gradients.
+
+    Raises:
+        InputError: A phase after the generator without `init`.
+    """
+    name = config.phase.phase
+    if name in ("base", "generator"):
+        return _generator(config, latent_channels)
+    if config.init is None:
+        raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
+    model = load_transformer(config.init / "transformer")
+    if name == "editor":
+        if model.config.context_channels:
+            model = generator_to_editor(model, reference_residual=config.transformer.reference_residual)
+        return model.train()
+    if config.phase.lora is None:
+        raise InputError(f"the {name} phase has no lora", "give rank, alpha and targets")
+    model.requires_grad_(False)
+    lora = config.phase.lora
+    model.add_adapter(
+        PeftLora(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)), adapter_name=name
+    )
+    return model
+
+
+def _generator(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
+    if config.init is not None:
+        return load_transformer(config.init / "transformer")
+    wanted = config.transformer.model_copy(update={"context_channels": latent_channels, "reference_residual": False})
+    if (base.FOLDER / "prior" / "config.json").is_file():
+        prior: DubbingTransformer = base.load("prior")
+        shape = {key: prior.config[key] for key in TransformerConfig.model_fields}
+        if TransformerConfig(**{**shape, "patch_size": tuple(shape["patch_size"])}) == wanted:
+            return prior
+    logger.warning("the shipped prior has another shape: this run starts from random weights")
+    return DubbingTransformer.build(wanted)
+
+
+def critics(config: TrainConfig, codec: Any, device: torch.device) -> Critics:
+    """The frozen networks that the phase's pixel losses need."""
+    name = config.phase.phase
+    if name == "lip":
+        if config.syncnet is None:
+            raise InputError("the lip phase has no syncnet", "give the output folder of the syncnet worker")
+        return Critics(codec, sync=SyncNet.from_pretrained(config.syncnet).to(device).distance)
+    if name == "texture":
+        if config.identity is None:
+            raise InputError("the texture phase has no identity encoder", "give the identity worker's output folder")
+        encoder = IdentityEncoder.from_pretrained(config.identity).to(device)
+        perceptual = base.load("perceptual").requires_grad_(False).to(device)
+        return Critics(codec, identity=encoder.distance, perceptual=video_distance(perceptual))
+    return Critics(codec)
+
+
+@torch.no_grad()
+def samples(model: DubbingTransformer, phase: Phase, data: TrainingSet) -> list[list[NDArray[np.uint8]]]:
+    """Windows of the training set: what the model sees, what it should make, what it makes."""
+    codec = phase.critics.codec
+    assert codec is not None
+    device = next(model.parameters()).device
+    batch = data.batch(seed_for("samples"), 0, SAMPLES).to(device)
+    generator = torch.Generator().manual_seed(seed_for("samples", phase.config.phase))
+    noise = torch.randn(batch.target.shape, generator=generator).to(device)
+    context = phase.context(batch, generator)
+    made = sample(
+        model,
+        noise,
+        reference=phase.reference(batch),
+        audio=batch.audio,
+        times=sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift),
+        guidance=Guidance.constant(),
+        prediction=phase.flow.prediction,
+        context=context,
+    )
+    seen = context if context is not None else phase.reference(batch)
+    videos = [[to_frames(video) for video in codec.decode(latents)] for latents in (seen, batch.target, made)]
+    return [list(columns) for columns in zip(*videos, strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(TrainConfig, work))
