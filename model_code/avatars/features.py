@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
 from model_code.avatars.avatar import ARKIT_NAMES, Part
 from model_code.avatars.grid import MOUTH_STEPS
 from model_code.avatars.morphs import GAZE_ANGLE, INDEX, jaw_rotation
+from model_code.avatars.paint import paint
 from model_code.avatars.pieces import Piece, attach, ball, fan, piece, sheet, tube
 from model_code.avatars.sculpt import Face, ramp, surface
 
@@ -151,7 +154,7 @@ def _teeth(face: Face, upper: bool) -> Piece:
     x = reach * np.sin(at * np.pi / 2 * 0.95)
     bow = 0.26 * np.abs(at) ** 2.2
     front = z0 - (0.055 if upper else 0.075) - 0.04 * snout - bow * (1 + 0.3 * snout)
-    heights = (0.11, 0.05, -0.03) if upper else (-0.12, -0.07, -0.018)
+    heights = (0.11, 0.05, -0.03) if upper else (-0.12 + 0.035 * snout, -0.07 + 0.01 * snout, -0.018)
     canine = np.abs(np.abs(at) - 0.5) < 0.09 if sharp else np.zeros(len(at), bool)
     rows, colors = [], []
     tooth, gum = np.array(face.params.teeth), np.array([0.42, 0.13, 0.13])
@@ -316,7 +319,7 @@ def _animal_ear(face: Face, color: Array, inner: Array) -> Piece:
     faces = sheet(rows, columns)[:, ::-1]
     count = rows * columns
     rim = np.concatenate([np.arange(0, count, columns), np.arange(count - 1, 0, -columns)])
-    band = [(a, b, a + count, b + count) for a, b in zip(rim[:-1], rim[1:], strict=True)]
+    band = [(a, b, a + count, b + count) for a, b in itertools.pairwise(rim)]
     sides = np.array([f for a, b, c, d in band for f in ((a, c, b), (b, c, d))])
     local = np.concatenate(turned)
     centre_color = np.clip(inner * 1.3, 0, 1)
@@ -340,12 +343,9 @@ def torso(face: Face) -> list[Piece]:
     skin_rows.append(ring)
     base = np.stack([0.6 * np.sin(angle), np.full(count, -1.76), 0.5 * np.cos(angle) - 0.12], -1)
     skin_rows.append(base)
+    rim_colors = paint(face)[0][face.grid.bottom]
     skin = piece(
-        np.concatenate(skin_rows),
-        sheet(3, count, True),
-        np.array(params.belly or params.skin) * 0.85,
-        Part.SKIN,
-        params.gloss * 0.6,
+        np.concatenate(skin_rows), sheet(3, count, True), np.tile(rim_colors, (3, 1)), Part.SKIN, params.gloss * 0.6
     )
     skin.head_mask = np.repeat([1.0, 0.55, 0.0], count)
     columns = 28

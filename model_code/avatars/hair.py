@@ -86,7 +86,8 @@ def _shell(params: HeadParams) -> Piece:
         shade[row] *= 0.75 + 0.35 * (1 - t)
     if long is not None:
         _drape(points, shade, angle, long, params)
-    flat = np.concatenate([points.reshape(-1, 3), points[0].mean(0, keepdims=True) + [[0, 0.004, 0]]])
+    crown = points[0].mean(0) + np.array([0.0, 0.004, 0.0])
+    flat = np.concatenate([points.reshape(-1, 3), crown[None]])
     faces = np.concatenate([sheet(rows, columns, True), fan(rows * columns, np.arange(columns))])
     tint = np.concatenate([shade.reshape(-1), [1.1]])[:, None]
     return piece(flat, faces, np.clip(np.array(params.hair_color) * tint, 0.003, 1), Part.HAIR, 0.3)

@@ -167,29 +167,38 @@ def draw_nonhuman(seed: int, rng: np.random.Generator) -> HeadParams:
     if species == "robot":
         skin = hue(rng, (0.02, 0.45), (0.45, 0.85))
         traits |= {
-            "boxiness": rng.uniform(3.4, 5.0), "skull": rng.uniform(0.8, 1.0), "jaw_width": rng.uniform(1.0, 1.25), "chin_length": rng.uniform(0.75, 0.95), "skin": skin, "gloss": 0.9, "pattern": "panels", "ears": "disc",
+            "boxiness": rng.uniform(3.4, 5.0), "skull": rng.uniform(0.8, 1.0), "jaw_width": rng.uniform(1.0, 1.25),
+            "chin_length": rng.uniform(0.75, 0.95), "skin": skin, "gloss": 0.9, "pattern": "panels", "ears": "disc",
             "ear_color": _scaled(skin, 0.5), "iris": hue(rng, (0.6, 1.0), (0.85, 1.0)), "sclera": (0.03, 0.03, 0.04),
-            "iris_size": 0.6, "lips": _scaled(skin, 0.4), "blush": 0.0, "clothes": "armour", "neck": 0.75, "cloth_color": _scaled(skin, 0.6),
-            "cloth_second": (0.05, 0.05, 0.06), "nose_height": rng.uniform(0.05, 0.3), "eye_area": rng.uniform(1.2, 1.45), "eye_tilt": 0.0, "eye_upper": 0.09, "eye_lower": 0.075,
+            "iris_size": 0.6, "lips": _scaled(skin, 0.4), "blush": 0.0, "clothes": "armour", "neck": 0.75,
+            "cloth_color": _scaled(skin, 0.6),
+            "cloth_second": (0.05, 0.05, 0.06), "nose_height": rng.uniform(0.05, 0.3),
+            "eye_area": rng.uniform(1.2, 1.45), "eye_tilt": 0.0, "eye_upper": 0.09, "eye_lower": 0.075,
             "worn": "antennae", "worn_color": hue(rng, (0.8, 1.0), (0.8, 1.0)), "hooded": 0.0,
         }  # fmt: skip
     elif species == "alien":
         skin = hue(rng, (0.3, 0.75), (0.45, 0.85))
         traits |= {
-            "skull": rng.uniform(1.15, 1.4), "width": rng.uniform(1.05, 1.2), "jaw_width": rng.uniform(0.7, 0.85), "skin": skin,
-            "eye_area": rng.uniform(1.35, 1.6), "eye_upper": 0.1, "eye_lower": 0.08, "eye_tilt": rng.uniform(0.02, 0.06),
-            "eye_spacing": 0.04, "sclera": _scaled(hue(rng), 0.1), "iris": hue(rng, (0.5, 1.0), (0.6, 1.0)), "iris_size": 0.7,
+            "skull": rng.uniform(1.15, 1.4), "width": rng.uniform(1.05, 1.2), "jaw_width": rng.uniform(0.7, 0.85),
+            "skin": skin,
+            "eye_area": rng.uniform(1.35, 1.6), "eye_upper": 0.1, "eye_lower": 0.08,
+            "eye_tilt": rng.uniform(0.02, 0.06),
+            "eye_spacing": 0.04, "sclera": _scaled(hue(rng), 0.1), "iris": hue(rng, (0.5, 1.0), (0.6, 1.0)),
+            "iris_size": 0.7,
             "nose_height": rng.uniform(0.1, 0.4), "nose_width": 0.7, "lips": _scaled(skin, (0.6, 0.5, 0.6)),
             "pattern": str(rng.choice(["none", "spots"])), "belly": _scaled(skin, 1.25), "gloss": 0.6, "blush": 0.1,
-            "ears": str(rng.choice(["none", "pointed"])), "worn": str(rng.choice(["none", "antennae"])), "worn_color": hue(rng),
+            "ears": str(rng.choice(["none", "pointed"])), "worn": str(rng.choice(["none", "antennae"])),
+            "worn_color": hue(rng),
             "clothes": "armour", "neck": 0.7, "upper_lip": 0.04, "lower_lip": 0.055,
         }  # fmt: skip
     elif species == "reptile":
         skin = hue(rng, (0.4, 0.8), (0.3, 0.65))
         traits |= {
             "muzzle": rng.uniform(0.2, 0.35), "skin": skin, "belly": _scaled(skin, (2.0, 1.6, 1.5)), "slit_pupil": True,
-            "iris": hue(rng, (0.8, 1.0), (0.8, 1.0)), "sclera": (0.6, 0.5, 0.15), "iris_size": 0.7, "eye_area": rng.uniform(1.2, 1.4),
-            "nose_height": 0.3, "pattern": "spots", "lips": _scaled(skin, 0.6), "mouth_width": rng.uniform(1.2, 1.4), "blush": 0.0,
+            "iris": hue(rng, (0.8, 1.0), (0.8, 1.0)), "sclera": (0.6, 0.5, 0.15), "iris_size": 0.7,
+            "eye_area": rng.uniform(1.2, 1.4),
+            "nose_height": 0.3, "pattern": "spots", "lips": _scaled(skin, 0.6), "mouth_width": rng.uniform(1.2, 1.4),
+            "blush": 0.0,
             "upper_lip": 0.035, "lower_lip": 0.04, "gloss": 0.55, "ears": "none", "eye_spacing": 0.04,
         }  # fmt: skip
     else:
@@ -198,12 +207,19 @@ def draw_nonhuman(seed: int, rng: np.random.Generator) -> HeadParams:
         traits |= {
             "muzzle": {"dog": 0.42, "fox": 0.46, "bear": 0.38, "cat": 0.24, "mouse": 0.36, "rabbit": 0.24}[species],
             "skin": fur, "belly": _scaled(fur, light) if rng.random() < 0.85 else None, "ears": species,
-            "eye_area": rng.uniform(1.25, 1.5), "eye_upper": rng.uniform(0.09, 0.115), "eye_lower": rng.uniform(0.06, 0.08),
-            "eye_spacing": rng.uniform(0.0, 0.04), "iris_size": rng.uniform(0.62, 0.75), "pupil_size": rng.uniform(0.2, 0.38),
-            "slit_pupil": species in ("cat", "fox"), "iris": hue(rng, (0.6, 0.95), (0.45, 0.9)) if species == "cat" else srgb("4a2c14"),
-            "pattern": str(rng.choice(["none", "mask", "stripes", "blaze", "spots"])), "nose_height": rng.uniform(0.1, 0.25),
-            "nose_width": rng.uniform(0.9, 1.25), "lips": _scaled(fur, 0.35), "upper_lip": 0.045, "lower_lip": 0.06, "blush": 0.05,
-            "gloss": 0.05, "width": rng.normal(1.2, 0.05), "fullness": rng.uniform(0.0, 0.06), "neck": 1.05, "chin_length": 0.68,
-            "jaw_width": rng.uniform(1.05, 1.25), "skull": rng.uniform(0.92, 1.05), "mouth_drop": -0.06, "nose_length": -0.05, "chin_forward": -0.12,
+            "eye_area": rng.uniform(1.25, 1.5), "eye_upper": rng.uniform(0.09, 0.115),
+            "eye_lower": rng.uniform(0.06, 0.08),
+            "eye_spacing": rng.uniform(0.0, 0.04), "iris_size": rng.uniform(0.62, 0.75),
+            "pupil_size": rng.uniform(0.2, 0.38),
+            "slit_pupil": species in ("cat", "fox"),
+            "iris": hue(rng, (0.6, 0.95), (0.45, 0.9)) if species == "cat" else srgb("4a2c14"),
+            "pattern": str(rng.choice(["none", "mask", "stripes", "blaze", "spots"])),
+            "nose_height": rng.uniform(0.1, 0.25),
+            "nose_width": rng.uniform(0.9, 1.25), "lips": _scaled(fur, 0.35), "upper_lip": 0.045, "lower_lip": 0.06,
+            "blush": 0.05,
+            "gloss": 0.05, "width": rng.normal(1.2, 0.05), "fullness": rng.uniform(0.0, 0.06), "neck": 1.05,
+            "chin_length": 0.68,
+            "jaw_width": rng.uniform(1.05, 1.25), "skull": rng.uniform(0.92, 1.05), "mouth_drop": -0.06,
+            "nose_length": -0.05, "chin_forward": -0.12,
         }  # fmt: skip
     return HeadParams(seed=seed, name=f"{species}-{seed}", kind="nonhuman", species=species, **traits)

@@ -31,14 +31,18 @@ def avatar(request: pytest.FixtureRequest) -> Avatar:
 def test_mesh_is_sound(avatar: Avatar) -> None:
     count = len(avatar.vertices)
     assert 2500 <= len(avatar.faces) <= 5000
-    assert avatar.faces.min() >= 0 and avatar.faces.max() < count
+    assert avatar.faces.min() >= 0
+    assert avatar.faces.max() < count
     assert avatar.vertices.dtype == avatar.colors.dtype == avatar.morphs.dtype == np.float32
-    assert avatar.faces.dtype == avatar.landmarks.dtype == np.int32 and avatar.part.dtype == np.uint8
+    assert avatar.faces.dtype == avatar.landmarks.dtype == np.int32
+    assert avatar.part.dtype == np.uint8
     for array in (avatar.vertices, avatar.colors, avatar.gloss, avatar.morphs, avatar.head_mask):
         assert np.isfinite(array).all()
-    assert avatar.morphs.shape == (52, count, 3) and avatar.landmarks.shape == (68,)
+    assert avatar.morphs.shape == (52, count, 3)
+    assert avatar.landmarks.shape == (68,)
     for array in (avatar.colors, avatar.gloss, avatar.head_mask):
-        assert array.min() >= 0 and array.max() <= 1
+        assert array.min() >= 0
+        assert array.max() <= 1
     assert {Part.SKIN, Part.LIPS, Part.TEETH, Part.TONGUE, Part.CAVITY, Part.EYE, Part.CLOTH} <= set(
         avatar.part.tolist()
     )
@@ -104,17 +108,23 @@ def test_mouth_does_what_the_names_say(avatar: Avatar) -> None:
         return mouth_curves(avatar, coefficients(**weights))[0]
 
     rest = curves()
-    assert abs(rest[0]) < 1e-3 and rest[2] == 0 and 0.5 < rest[1] < 1.3
+    assert abs(rest[0]) < 1e-3
+    assert rest[2] == 0
+    assert 0.5 < rest[1] < 1.3
     assert curves(jawOpen=1)[0] > 0.25
     assert 0.3 < curves(jawOpen=0.5)[0] / curves(jawOpen=1)[0] < 0.7
     assert abs(curves(jawOpen=1, mouthClose=1)[0]) < 0.02
-    assert curves(mouthPucker=1)[1] < 0.75 * rest[1] and curves(mouthPucker=1)[2] > 0.05
+    assert curves(mouthPucker=1)[1] < 0.75 * rest[1]
+    assert curves(mouthPucker=1)[2] > 0.05
     assert curves(mouthFunnel=1)[0] > 0.08
-    assert curves(mouthSmile=1)[1] > 1.12 * rest[1] and curves(mouthStretch=1)[1] > 1.12 * rest[1]
-    assert curves(mouthUpperUp=1)[0] > 0.03 and curves(mouthLowerDown=1)[0] > 0.03
+    assert curves(mouthSmile=1)[1] > 1.12 * rest[1]
+    assert curves(mouthStretch=1)[1] > 1.12 * rest[1]
+    assert curves(mouthUpperUp=1)[0] > 0.03
+    assert curves(mouthLowerDown=1)[0] > 0.03
     lips = avatar.landmarks[48:68]
     smile = avatar.deform(coefficients(mouthSmile=1))[0, lips] - avatar.vertices[lips]
-    assert smile[0, 1] > 0.03 and smile[6, 1] > 0.03
+    assert smile[0, 1] > 0.03
+    assert smile[6, 1] > 0.03
     left = avatar.deform(coefficients(mouthLeft=1))[0, lips] - avatar.vertices[lips]
     assert (left[:, 0] > 0.02).all()
 
@@ -134,7 +144,8 @@ def test_blink_closes_the_lids(avatar: Avatar) -> None:
 
 def test_same_seed_same_bytes_and_other_seeds_differ() -> None:
     first, again, other = (build_head(draw_head(seed, "natural")) for seed in (11, 11, 12))
-    assert first.vertices.tobytes() == again.vertices.tobytes() and first.colors.tobytes() == again.colors.tobytes()
+    assert first.vertices.tobytes() == again.vertices.tobytes()
+    assert first.colors.tobytes() == again.colors.tobytes()
     shift = np.linalg.norm(first.vertices[first.landmarks] - other.vertices[other.landmarks], axis=1)
     assert shift.mean() > 0.01
 
