@@ -1,0 +1,88 @@
+"""What Dagster loads, as a snapshot: assets, dependencies, partitions, checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from xdub_platform.definitions import STAGES, build_definitions, code_version, stage_name
+from xdub_platform.settings import Settings, load_settings
+
+# asset: (inputs, partitions, blocking checks, other checks)
+CHAIN: dict[str, tuple[set[str], str, set[str], set[str]]] = {
+    "raw_corpus": (set(), "shard", set(), set()),
+    "clips": ({"raw_corpus"}, "shard", {"clip_gate"}, set()),
+    "syncnet": ({"clips"}, "", {"syncnet_accuracy"}, set()),
+    "identity_encoder": ({"clips"}, "", set(), set()),
+    "generator": ({"clips"}, "", set(), set()),
+    "companion_pairs": ({"clips", "generator", "identity_encoder"}, "shard x variant", {"pair_gate"}, set()),
+    "editor": ({"companion_pairs", "generator"}, "", set(), set()),
+    "lip_expert": ({"companion_pairs", "editor", "syncnet"}, "", set(), set()),
+    "texture_expert": ({"companion_pairs", "editor", "identity_encoder"}, "", set(), set()),
+    "dubber": ({"editor", "lip_expert", "texture_expert"}, "", set(), set()),
+    "benchmark_scores": ({"dubber", "generator", "syncnet"}, "", set(), {"benchmark_gate"}),
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(state_root=tmp_path)
+
+
+def partitions_of(definition: dg.PartitionsDefinition | None) -> str:
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return " x ".join(definition.partition_dimension_names)
+    return str(definition.name) if isinstance(definition, dg.DynamicPartitionsDefinition) else ""
+
+
+def test_the_chain(settings: Settings) -> None:
+    graph = build_definitions(settings).resolve_asset_graph()
+    found = {}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        checks = [graph.get_check_spec(check) for check in graph.get_check_keys_for_assets({key})]
+        found[key.to_user_string()] = (
+            {parent.to_user_string() for parent in node.parent_keys},
+            partitions_of(node.partitions_def),
+            {check.name for check in checks if check.blocking},
+            {check.name for check in checks if not check.blocking},
+        )
+    assert found == CHAIN
+
+
+def test_every_asset_is_described_owned_and_grouped(settings: Settings) -> None:
+    for spec in build_definitions(settings).resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert spec.group_name != "default", spec.key
+        assert spec.code_version, spec.key
+
+
+def test_strings_select_assets(settings: Settings) -> None:
+    graph = build_definitions(settings).resolve_asset_graph()
+    chosen = dg.AssetSelection.from_string("editor+").resolve(graph)
+    names = {key.to_user_string() for key in chosen}
+    assert names == {"editor", "lip_expert", "texture_expert", "dubber"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "stale"),
+    [
+        ("XDUB_PHASES__LIP__STEPS", {"lip_expert"}),
+        ("XDUB_SYNCNET__STEPS", {"syncnet"}),
+        ("XDUB_PAIRS__FILTERS__MOUTH_DISTANCE", {"companion_pairs"}),
+        ("XDUB_BENCHMARK__CASES", {"benchmark_scores"}),
+        ("XDUB_PROCESSES__THREADS", set()),
+    ],
+)
+def test_a_setting_makes_stale_what_reads_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str, stale: set[str]
+) -> None:
+    before = {stage_name(stage): code_version(stage, settings) for stage in STAGES}
+    monkeypatch.setenv(variable, "3")
+    changed = load_settings(state_root=settings.state_root)
+    after = {stage_name(stage): code_version(stage, changed) for stage in STAGES}
+    assert {name for name in before if before[name] != after[name]} == stale
