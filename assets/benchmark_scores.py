@@ -27,7 +27,9 @@ def config(settings: Settings) -> dict[str, Any]:
         "corpus": settings.corpus.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),
-        "base": base_digest("codec", "audio_encoder", "landmarker", "prior", "perceptual", "mouth_reader", "identity_judge"),
+        "base": base_digest(
+            "codec", "audio_encoder", "landmarker", "prior", "perceptual", "mouth_reader", "identity_judge"
+        ),
     }
 
 
@@ -37,7 +39,11 @@ def config(settings: Settings) -> dict[str, Any]:
     kinds={"mlflow", "dvc"},
     owners=["team:models"],
     tags={"xdub/stage": "10"},
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="benchmark_scores", blocking=False, description="The rows of the score table that have a bar.")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            CHECK, asset="benchmark_scores", blocking=False, description="The rows of the score table that have a bar."
+        )
+    ],
 )
 def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Copying the input, base, generator, editor, + lip, + texture: each dubs held-out clips to held-out speech; evaluators that taught nothing score them."""
@@ -51,6 +57,8 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
             **{name: str(model.path) for name, model in models.items()},
             "versions": {name: model.version for name, model in models.items()},
             "device": platform.settings.processes.device,
+            "cache": str(platform.settings.path("cache")),
+            "processes": platform.settings.processes.parallel_runs,
         },
         inputs=list(models.values()),
         gate=Gate(CHECK, judge),
@@ -61,7 +69,10 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
 def judge(product: Product) -> GateResult:
     """The benchmark gate: shown as a warning; what promotes a model is the promotion job."""
     met = product.result.get("verdicts", {})
-    rows = tuple({"expectation": name, "ok": bool(ok), "unexpected %": 0.0 if ok else 100.0, "critical": False} for name, ok in met.items())
+    rows = tuple(
+        {"expectation": name, "ok": bool(ok), "unexpected %": 0.0 if ok else 100.0, "critical": False}
+        for name, ok in met.items()
+    )
     missed = tuple(f"{name} misses its bar" for name, ok in met.items() if not ok)
     return GateResult(True, (), missed, rows)
 
@@ -69,5 +80,7 @@ def judge(product: Product) -> GateResult:
 def describe(product: Product) -> Metadata:
     """The score table."""
     rows = product.result["scores"]["rows"]
-    table = [{"row": name, **{key: measures.get(key, {}).get("value") for key in SHOWN}} for name, measures in rows.items()]
+    table = [
+        {"row": name, **{key: measures.get(key, {}).get("value") for key in SHOWN}} for name, measures in rows.items()
+    ]
     return {"scores": pictures.table(table), "cases": product.result["scores"]["cases"]}

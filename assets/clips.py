@@ -32,7 +32,14 @@ def config(settings: Settings) -> dict[str, Any]:
     kinds={"dvc", "parquet", "webdataset"},
     owners=["team:footage"],
     tags={"xdub/stage": "2"},
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="clips", blocking=True, description="Every clip may be trained on: licence, consent, rates, lengths, no doubles.")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            CHECK,
+            asset="clips",
+            blocking=True,
+            description="Every clip may be trained on: licence, consent, rates, lengths, no doubles.",
+        )
+    ],
 )
 def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """One shard of clips: 25 fps, 16 kHz, cut at shots, one tracked face, cropped and scored; what fails goes to quarantine with its reason."""
@@ -68,7 +75,9 @@ def describe(product: Product) -> Metadata:
         "speakers": len({row["speaker_id"] for row in rows}),
         "minutes": round(sum(row["n_frames"] / row["fps"] for row in rows) / 60, 2),
         "quarantine": pictures.table(product.result.get("quarantine", [])),
-        "rows": pictures.table([{key: row.get(key) for key in ("clip_id", "speaker_id", "language", "split", "n_frames")} for row in rows]),
+        "rows": pictures.table(
+            [{key: row.get(key) for key in ("clip_id", "speaker_id", "language", "split", "n_frames")} for row in rows]
+        ),
     }
     if rows:
         metadata["faces"] = pictures.inline(pictures.frame_grid(first_frames(product.dataset.path, 16)), "faces")

@@ -25,7 +25,9 @@ CHECK = "pair_gate"
 def config(settings: Settings) -> dict[str, Any]:
     """What decides the pairs besides clips and generator."""
     return {
-        "pairs": settings.pairs.model_copy(update={"seed": settings.seed + settings.pairs.seed}).model_dump(mode="json"),
+        "pairs": settings.pairs.model_copy(update={"seed": settings.seed + settings.pairs.seed}).model_dump(
+            mode="json"
+        ),
         "media": settings.media.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),
         "base": base_digest("codec", "audio_encoder", "landmarker"),
@@ -43,7 +45,14 @@ def config(settings: Settings) -> dict[str, Any]:
     kinds={"dvc", "parquet", "webdataset"},
     owners=["team:pairs"],
     tags={"xdub/stage": "5"},
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="companion_pairs", blocking=True, description="Accepted pairs: same person, different mouth, good picture; enough of them.")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            CHECK,
+            asset="companion_pairs",
+            blocking=True,
+            description="Accepted pairs: same person, different mouth, good picture; enough of them.",
+        )
+    ],
 )
 def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Pairs of one shard and one variant: `generated` (the generator redubs the clip), `relit` (both under one new light), `rendered` (exact pairs of other, rendered heads)."""
@@ -51,7 +60,10 @@ def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg
     if is_heldout(shard):
         raise dg.Failure(f"{shard} is held out: it makes no pairs", allow_retries=False)
     clip_shard = accepted(platform.store, f"clips/{shard}")
-    models = {"generator": committed(platform.store, "generator"), "identity": committed(platform.store, "identity_encoder")}
+    models = {
+        "generator": committed(platform.store, "generator"),
+        "identity": committed(platform.store, "identity_encoder"),
+    }
     return produce(
         context,
         platform,
@@ -78,7 +90,11 @@ def judge(platform: Platform, product: Product) -> GateResult:
     chosen = table[table["accepted"]] if "accepted" in table else table
     result = platform.quality.check(product.dataset.name, chosen, pair_suite(settings.pairs.filters))
     share = len(chosen) / max(1, len(table))
-    return result.also(f"at least {settings.gates.min_accepted:.0%} of the pairs accepted", share >= settings.gates.min_accepted, f"found {share:.0%}")
+    return result.also(
+        f"at least {settings.gates.min_accepted:.0%} of the pairs accepted",
+        share >= settings.gates.min_accepted,
+        f"found {share:.0%}",
+    )
 
 
 def describe(product: Product, settings: Settings) -> Metadata:
@@ -88,10 +104,14 @@ def describe(product: Product, settings: Settings) -> Metadata:
     metadata: Metadata = {
         "pairs": len(rows),
         "accepted": sum(bool(row["accepted"]) for row in rows),
-        "refused_because": pictures.table([{"reason": reason, "pairs": reasons.count(reason)} for reason in sorted(set(reasons))]),
+        "refused_because": pictures.table(
+            [{"reason": reason, "pairs": reasons.count(reason)} for reason in sorted(set(reasons))]
+        ),
     }
     for name in ("identity_cosine", "mouth_distance", "aspect_mean"):
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
-            metadata[f"{name}_histogram"] = pictures.inline(pictures.histogram(values, getattr(filters, name), name), name)
+            metadata[f"{name}_histogram"] = pictures.inline(
+                pictures.histogram(values, getattr(filters, name), name), name
+            )
     return metadata

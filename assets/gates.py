@@ -92,5 +92,7 @@ def check_result(check: str, gate: GateResult) -> dg.AssetCheckResult:
 
 def _markdown(gate: GateResult) -> str:
     lines = ["| expectation | ok | unexpected % |", "|---|---|---|"]
-    lines += [f"| {row['expectation']} | {'yes' if row['ok'] else '**no**'} | {row['unexpected %']} |" for row in gate.rows]
+    lines += [
+        f"| {row['expectation']} | {'yes' if row['ok'] else '**no**'} | {row['unexpected %']} |" for row in gate.rows
+    ]
     return "\n".join(lines)

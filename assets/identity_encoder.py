@@ -32,7 +32,11 @@ def identity_encoder(context: dg.AssetExecutionContext, platform: Platform) -> d
         context,
         platform,
         "identity",
-        {**config(platform.settings), "shards": [str(shard.path) for shard in shards], "device": platform.settings.processes.device},
+        {
+            **config(platform.settings),
+            "shards": [str(shard.path) for shard in shards],
+            "device": platform.settings.processes.device,
+        },
         inputs=shards,
         register="xdub-identity-encoder",
     )

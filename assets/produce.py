@@ -107,7 +107,11 @@ def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
 def run_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """What links an MLflow run to Dagster."""
     partition = context.partition_key if context.has_partition_key else ""
-    return {"dagster.run_id": context.run_id, "dagster.asset": context.asset_key.to_user_string(), "dagster.partition": partition}
+    return {
+        "dagster.run_id": context.run_id,
+        "dagster.asset": context.asset_key.to_user_string(),
+        "dagster.partition": partition,
+    }
 
 
 def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platform: Platform) -> Metadata:
@@ -121,7 +125,9 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
         "inputs": pictures.table([{"dataset": each.name, "version": each.version} for each in inputs]),
         "settings": dg.MetadataValue.json(platform.resolved),
     }
-    found.update({key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)})
+    found.update(
+        {key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)}
+    )
     rows = product.result.get("curves", [])
     if rows:
         names = [key for key in ("loss", "flow", "accuracy") if key in rows[-1]]
@@ -136,7 +142,9 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
 def track(run: MlflowRun, product: Product) -> None:
     """Scores, curves, pictures and sample videos for MLflow."""
     run.tags({"dvc.version": product.dataset.version, "dvc.dataset": product.dataset.name})
-    run.metrics({key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)})
+    run.metrics(
+        {key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)}
+    )
     for row in product.result.get("curves", []):
         numbers = {key: value for key, value in row.items() if key != "step" and isinstance(value, int | float)}
         run.metrics(numbers, int(row["step"]))

@@ -38,7 +38,9 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     for file in files:
         video = settings.incoming / file.name
         if not video.is_file():
-            raise dg.Failure(f"{video} has left the incoming folder before it was taken in: put it back", allow_retries=False)
+            raise dg.Failure(
+                f"{video} has left the incoming folder before it was taken in: put it back", allow_retries=False
+            )
         for member in members_of(video):
             shutil.copyfile(member, scratch / member.name)
     dataset = platform.store.put(name, scratch)
@@ -68,5 +70,11 @@ def sidecar_row(video: Path) -> dict[str, str]:
         sidecar = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         sidecar = {}
-    named = {"speaker": "speaker_id", "language": "language", "licence": "licence", "consent": "consent", "split": "split"}
+    named = {
+        "speaker": "speaker_id",
+        "language": "language",
+        "licence": "licence",
+        "consent": "consent",
+        "split": "split",
+    }
     return {"file": video.name, **{name: str(sidecar.get(key, "")) for name, key in named.items()}}

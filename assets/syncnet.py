@@ -18,7 +18,11 @@ CHECK = "syncnet_accuracy"
 
 def config(settings: Settings) -> dict[str, Any]:
     """Budget and seed."""
-    return {"seed": settings.seed + settings.syncnet.seed, "steps": settings.syncnet.steps, "base": base_digest("audio_encoder")}
+    return {
+        "seed": settings.seed + settings.syncnet.seed,
+        "steps": settings.syncnet.steps,
+        "base": base_digest("audio_encoder"),
+    }
 
 
 @dg.asset(
@@ -27,7 +31,11 @@ def config(settings: Settings) -> dict[str, Any]:
     kinds={"pytorch", "mlflow", "dvc"},
     owners=["team:models"],
     tags={"xdub/stage": "3"},
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="syncnet", blocking=True, description="It tells sound in step from sound out of step.")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            CHECK, asset="syncnet", blocking=True, description="It tells sound in step from sound out of step."
+        )
+    ],
 )
 def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Audio-visual sync network, contrastive on accepted clips; gated on its accuracy, because its loss alone says little."""
@@ -36,7 +44,11 @@ def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
         context,
         platform,
         "syncnet",
-        {**config(platform.settings), "shards": [str(shard.path) for shard in shards], "device": platform.settings.processes.device},
+        {
+            **config(platform.settings),
+            "shards": [str(shard.path) for shard in shards],
+            "device": platform.settings.processes.device,
+        },
         inputs=shards,
         gate=Gate(CHECK, lambda product: judge(product, platform.settings.syncnet.min_accuracy)),
         register="xdub-syncnet",
@@ -47,5 +59,10 @@ def judge(product: Product, minimum: float) -> GateResult:
     """The accuracy gate."""
     accuracy = float(product.result["metrics"]["accuracy"])
     why = f"accuracy >= {minimum:g} on clips it was not trained on"
-    row = {"expectation": why, "ok": accuracy >= minimum, "unexpected %": round(100 * (1 - accuracy), 2), "critical": True}
+    row = {
+        "expectation": why,
+        "ok": accuracy >= minimum,
+        "unexpected %": round(100 * (1 - accuracy), 2),
+        "critical": True,
+    }
     return GateResult(accuracy >= minimum, () if accuracy >= minimum else (f"{why}: found {accuracy:.3f}",), (), (row,))

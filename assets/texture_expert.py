@@ -18,7 +18,10 @@ VERSION = "1"
 
 def config(settings: Settings) -> dict[str, Any]:
     """The phase's numbers and the kinds of pairs that it learns from."""
-    return {**phase_config(settings, "texture", "codec", "audio_encoder", "perceptual"), "variants": list(settings.variants)}
+    return {
+        **phase_config(settings, "texture", "codec", "audio_encoder", "perceptual"),
+        "variants": list(settings.variants),
+    }
 
 
 @dg.asset(

@@ -42,4 +42,5 @@ def training_inputs(
         "pairs": [str(dataset.path) for dataset in pairs],
         **{name: str(dataset.path) for name, dataset in models.items()},
         "device": platform.settings.processes.device,
+        "cache": str(platform.settings.path("cache", "latents")),
     }

@@ -99,7 +99,11 @@ class Planner:
     """
 
     def __init__(
-        self, defs: dg.Definitions, instance: dg.DagsterInstance, rules: Rules | None = None, started_by: str = "planner"
+        self,
+        defs: dg.Definitions,
+        instance: dg.DagsterInstance,
+        rules: Rules | None = None,
+        started_by: str = "planner",
     ) -> None:
         self.defs = defs
         self.instance = instance
@@ -116,7 +120,9 @@ class Planner:
         """All wanted nodes of the selected assets in topological order."""
         chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
         keys = chosen.resolve(self.graph)
-        ordered = [key for key in self.graph.toposorted_asset_keys if key in keys and self.graph.get(key).is_materializable]
+        ordered = [
+            key for key in self.graph.toposorted_asset_keys if key in keys and self.graph.get(key).is_materializable
+        ]
         return [node for key in ordered for node in self._nodes_of(key)]
 
     def parents(self, node: Node) -> list[Node]:

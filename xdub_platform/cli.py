@@ -7,11 +7,17 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from model_code.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xdub_platform.chain import Step
+    from xdub_platform.settings import Settings
 
 app = typer.Typer(
     name="xdub",
@@ -169,18 +175,30 @@ def ui(port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000, 
 
     settings = _settings(profile)
     home = write_dagster_home(settings)
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "XDUB_PROFILE": settings.profile, "XDUB_STATE_ROOT": str(settings.state_root)}
-    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "xdub_platform.definitions", "-p", str(port)]
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "XDUB_PROFILE": settings.profile,
+        "XDUB_STATE_ROOT": str(settings.state_root),
+    }
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "dev",
+        "-m",
+        "xdub_platform.definitions",
+        "-p",
+        str(port),
+    ]
     os.execve(command[0], command, environment)
 
 
-def _settings(profile: str | None):  # type: ignore[no-untyped-def]
+def _settings(profile: str | None) -> Settings:
     from xdub_platform.settings import load_settings
 
     return load_settings(profile=profile) if profile else load_settings()
 
 
-def _all_good(steps) -> bool:  # type: ignore[no-untyped-def]
+def _all_good(steps: Sequence[Step]) -> bool:
     from xdub_platform.chain import Status
 
     return all(step.status in (Status.DONE, Status.FRESH) for step in steps)

@@ -51,7 +51,9 @@ class Progress:
     """One line for each run while it goes on, and one that stays when it ended."""
 
     def __init__(self) -> None:
-        self.bars = Bars(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Bars(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
+        )
         self.tasks: dict[Node, TaskID] = {}
         self.corpus_task: TaskID | None = None
 
@@ -59,7 +61,9 @@ class Progress:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bars.stop()
 
     def corpus(self, done: int, total: int) -> None:
@@ -92,7 +96,9 @@ def show_steps(steps: Sequence[Step], seconds: float) -> None:
         counts = Counter(step.status for step in own)
         bad = counts[Status.FAILED] + counts[Status.BLOCKED]
         time = sum(step.seconds for step in own)
-        table.add_row(asset, str(len(own)), str(counts[Status.DONE]), str(counts[Status.FRESH]), str(bad), f"{time:.1f} s")
+        table.add_row(
+            asset, str(len(own)), str(counts[Status.DONE]), str(counts[Status.FRESH]), str(bad), f"{time:.1f} s"
+        )
     console = Console()
     console.print(table)
     console.print(f"{seconds:.0f} s in all", highlight=False)
@@ -112,9 +118,19 @@ def show_status(settings: Settings, planner: Planner) -> None:
     table = Table("asset", "partition", "state", "why")
     for step in planner.plan():
         rejected = planner.rules.rejected(step.node)
-        state = "rejected" if rejected else "fresh" if step.status is Status.FRESH else "missing" if step.reason == "never made" else "stale"
+        state = (
+            "rejected"
+            if rejected
+            else "fresh"
+            if step.status is Status.FRESH
+            else "missing"
+            if step.reason == "never made"
+            else "stale"
+        )
         colour = {"fresh": "green", "stale": "yellow", "missing": "dim", "rejected": "red"}[state]
-        table.add_row(step.node.asset, step.node.partition or "", f"[{colour}]{state}[/{colour}]", rejected or step.reason)
+        table.add_row(
+            step.node.asset, step.node.partition or "", f"[{colour}]{state}[/{colour}]", rejected or step.reason
+        )
     console = Console()
     console.print(table)
     name = settings.mlflow.model_name
@@ -128,7 +144,13 @@ def show_findings(found: Sequence[Finding]) -> None:
     """The doctor's list."""
     table = Table("", "what", "found")
     for finding in found:
-        sign = "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.needed else "[yellow]optional[/yellow]"
+        sign = (
+            "[green]ok[/green]"
+            if finding.ok
+            else "[red]missing[/red]"
+            if finding.needed
+            else "[yellow]optional[/yellow]"
+        )
         table.add_row(sign, finding.name, finding.told)
     Console().print(table)
 
@@ -158,5 +180,10 @@ def show_scores(settings: Settings, page: Path) -> None:
     if path.is_file():
         show_score_table(json.loads(path.read_text(encoding="utf-8")))
     console = Console()
-    for name, place in (("report", page), ("scores", path), ("data", settings.path("registry")), ("MLflow", settings.mlflow_uri)):
+    for name, place in (
+        ("report", page),
+        ("scores", path),
+        ("data", settings.path("registry")),
+        ("MLflow", settings.mlflow_uri),
+    ):
         console.print(f"{name:7} {place}", highlight=False, soft_wrap=True)

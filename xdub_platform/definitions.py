@@ -60,8 +60,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     for stage in STAGES:
         asset: dg.AssetsDefinition = getattr(stage, stage_name(stage))
         version = code_version(stage, settings)
-        assets.append(asset.map_asset_specs(lambda spec, version=version: spec.replace_attributes(code_version=version)))
-    return dg.Definitions(assets=assets, resources={"platform": build_platform(settings)}, executor=dg.in_process_executor)
+        assets.append(
+            asset.map_asset_specs(lambda spec, version=version: spec.replace_attributes(code_version=version))
+        )
+    return dg.Definitions(
+        assets=assets, resources={"platform": build_platform(settings)}, executor=dg.in_process_executor
+    )
 
 
 defs = build_definitions(load_settings())

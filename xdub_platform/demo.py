@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-import platform as machine
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from model_code.errors import InputError
-from xdub_platform.chain import Status, Step
+from xdub_platform.chain import Step
 from xdub_platform.incoming import VIDEO_SUFFIXES, members_of, write_json
+from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
+from xdub_platform.reporting import write_chain_report
+from xdub_platform.running import chain_planner
 from xdub_platform.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 def prepare_corpus(settings: Settings, progress: Callable[[int, int], None]) -> None:
@@ -51,3 +44,20 @@ def drop(settings: Settings, files: Sequence[Path]) -> None:
             part = settings.incoming / f".{member.name}.part"
             shutil.copyfile(member, part)
             part.replace(settings.incoming / member.name)
+
+
+def champion_if_none(platform: Platform) -> None:
+    """The first model is champion by default; from then on only a promotion changes that."""
+    name = platform.settings.mlflow.model_name
+    versions = platform.mlflow.versions(name)
+    if versions and platform.mlflow.model_version(name, "@champion") is None:
+        platform.mlflow.set_alias(name, "champion", max(versions))
+
+
+def write_demo_report(settings: Settings, steps: Sequence[Step], seconds: float) -> Path:
+    """Makes the first model champion and writes the page."""
+    platform = build_platform(settings)
+    champion_if_none(platform)
+    with open_instance(settings) as instance:
+        planner = chain_planner(settings, instance, "report")
+        return write_chain_report(platform, planner, steps, seconds, "xdub demo")

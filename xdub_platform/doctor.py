@@ -135,7 +135,9 @@ def _gpu() -> str:
 
 
 def _postgres() -> str:
-    found = shutil.which("postgres") or next((str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")), None)
+    found = shutil.which("postgres") or next(
+        (str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")), None
+    )
     if not found:
         raise RuntimeError("not installed")
     return found

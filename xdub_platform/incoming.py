@@ -74,7 +74,9 @@ class ShardLedger:
         return taken
 
     def _next_index(self, prefix: str) -> int:
-        return max((int(name.removeprefix(prefix)) for name in self.shards() if name.startswith(prefix)), default=-1) + 1
+        return (
+            max((int(name.removeprefix(prefix)) for name in self.shards() if name.startswith(prefix)), default=-1) + 1
+        )
 
 
 def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:

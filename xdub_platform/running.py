@@ -65,7 +65,9 @@ def exclusive(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT") from error
+            raise InputError(
+                f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT"
+            ) from error
         yield
 
 

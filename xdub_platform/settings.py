@@ -34,14 +34,18 @@ Profile = Literal["embedded", "embedded-full", "workstation", "cluster"]
 class StoreSettings(Config):
     """Where finished bytes are kept beside the state root."""
 
-    url: str | None = Field(None, description="DVC remote: a folder or s3://bucket/prefix; None keeps the local cache only.")
+    url: str | None = Field(
+        None, description="DVC remote: a folder or s3://bucket/prefix; None keeps the local cache only."
+    )
     s3_endpoint: str | None = Field(None, description="Endpoint of an S3-compatible server; None means AWS.")
 
 
 class DatabaseSettings(Config):
     """Dagster's database; MLflow's is its own `tracking_uri` (their migration tables would collide)."""
 
-    url: str | None = Field(None, description="postgresql://user:password@host/name; None means sqlite files in the state root.")
+    url: str | None = Field(
+        None, description="postgresql://user:password@host/name; None means sqlite files in the state root."
+    )
 
 
 class MlflowSettings(Config):
@@ -88,7 +92,9 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(phase="generator", steps=300)
     editor: PhaseConfig = PhaseConfig(phase="editor", steps=300)
-    lip: PhaseConfig = PhaseConfig(phase="lip", steps=60, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig())
+    lip: PhaseConfig = PhaseConfig(
+        phase="lip", steps=60, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
+    )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
         steps=60,
@@ -118,7 +124,9 @@ FULL_SCALE_TRANSFORMER = {
 FULL_SCALE_FLOW = {"prediction": "v", "sampling_steps": 50, "sampling_shift": 5.0, "reference_guidance": 2.5}
 
 
-def _full_phase(phase: str, steps: int, batch_size: int, learning_rate: float, frames: int, **more: Any) -> dict[str, Any]:
+def _full_phase(
+    phase: str, steps: int, batch_size: int, learning_rate: float, frames: int, **more: Any
+) -> dict[str, Any]:
     return {
         "phase": phase,
         "steps": steps,
@@ -143,7 +151,12 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "syncnet": {"steps": 1000},
         "identity": {"steps": 800},
         "pairs": {"clip_fraction": 0.8, "rendered_per_shard": 48},
-        "phases": {"generator": {"steps": 1500}, "editor": {"steps": 2000}, "lip": {"steps": 200}, "texture": {"steps": 200}},
+        "phases": {
+            "generator": {"steps": 1500},
+            "editor": {"steps": 2000},
+            "lip": {"steps": 200},
+            "texture": {"steps": 200},
+        },
         "benchmark": {"cases": 24},
     },
     "workstation": {
@@ -199,7 +212,9 @@ class Settings(BaseSettings):
     identity: IdentityConfig = IdentityConfig()
     phases: PhasesSettings = PhasesSettings()
     pairs: PairsConfig = PairsConfig()
-    variants: tuple[str, ...] = Field(("generated", "relit", "rendered"), description="Companion variants that are made.")
+    variants: tuple[str, ...] = Field(
+        ("generated", "relit", "rendered"), description="Companion variants that are made."
+    )
     benchmark: BenchmarkConfig = BenchmarkConfig()
     gates: GateSettings = GateSettings()
     processes: ProcessSettings = ProcessSettings()

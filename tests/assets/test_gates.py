@@ -67,7 +67,11 @@ def test_the_editor_refuses_after_a_failed_gate_even_when_started_alone(platform
     put(platform.store, "generator", passed=None)
     put(platform.store, "companion_pairs/shard-00000/generated", passed=False)
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([editor], instance=instance, resources={"platform": platform}, selection=[editor], raise_on_error=False)
+        result = dg.materialize(
+            [editor], instance=instance, resources={"platform": platform}, selection=[editor], raise_on_error=False
+        )
     assert not result.success
     line = failure_line(result.all_events)
-    assert line.startswith("no shard of companion_pairs is accepted (companion_pairs/shard-00000/generated: same person")
+    assert line.startswith(
+        "no shard of companion_pairs is accepted (companion_pairs/shard-00000/generated: same person"
+    )

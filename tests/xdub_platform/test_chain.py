@@ -41,8 +41,12 @@ def toy(world: World, codes: dict[str, str] | None = None) -> dg.Definitions:
         world.made[label] += 1
         return dg.MaterializeResult(data_version=dg.DataVersion(world.versions.get(label, "1")))
 
-    def asset(name: str, deps: list[str | dg.AssetDep], partitions: dg.PartitionsDefinition | None = None) -> dg.AssetsDefinition:
-        return dg.asset(name=name, deps=deps, partitions_def=partitions, code_version=(codes or {}).get(name, "1"))(make)
+    def asset(
+        name: str, deps: list[str | dg.AssetDep], partitions: dg.PartitionsDefinition | None = None
+    ) -> dg.AssetsDefinition:
+        return dg.asset(name=name, deps=deps, partitions_def=partitions, code_version=(codes or {}).get(name, "1"))(
+            make
+        )
 
     per_shard = dg.AssetDep("clips", partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard"))
     return dg.Definitions(
@@ -60,7 +64,9 @@ def toy(world: World, codes: dict[str, str] | None = None) -> dg.Definitions:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path), overrides={"compute_logs": NO_CAPTURE})) as made:
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(tmp_path), overrides={"compute_logs": NO_CAPTURE})
+    ) as made:
         made.add_dynamic_partitions("shard", ["s0", "s1"])
         yield made
 

@@ -83,7 +83,9 @@ class MlflowRun:
         for key, value in values.items():
             self._client.set_tag(self.run_id, key, value)
 
-    def register(self, name: str, folder: str, *, alias: str | None = None, tags: Mapping[str, str] | None = None) -> int:
+    def register(
+        self, name: str, folder: str, *, alias: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> int:
         """Registers the artifacts in `folder` as the next version of the model `name`; returns the version."""
         from mlflow.exceptions import MlflowException
 
@@ -131,7 +133,9 @@ class MlflowRuns(dg.ConfigurableResource):
         """Opens a run; it ends as FINISHED, or as FAILED when the block raises."""
         client = self.client()
         experiment_id = self._experiment_id(client)
-        run = MlflowRun(client, client.create_run(experiment_id, run_name=name, tags=dict(tags or {})).info.run_id, experiment_id)
+        run = MlflowRun(
+            client, client.create_run(experiment_id, run_name=name, tags=dict(tags or {})).info.run_id, experiment_id
+        )
         try:
             yield run
         except BaseException:

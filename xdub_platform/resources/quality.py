@@ -54,7 +54,12 @@ class GateResult:
 
     def as_record(self) -> dict[str, Any]:
         """For the registry, beside the data."""
-        return {"passed": self.passed, "failures": list(self.failures), "warnings": list(self.warnings), "docs": str(self.docs or "")}
+        return {
+            "passed": self.passed,
+            "failures": list(self.failures),
+            "warnings": list(self.warnings),
+            "docs": str(self.docs or ""),
+        }
 
 
 def clip_suite(media: MediaConfig, min_clips: int, split: str) -> list[Expectation]:
@@ -63,15 +68,31 @@ def clip_suite(media: MediaConfig, min_clips: int, split: str) -> list[Expectati
         Expectation("ExpectTableRowCountToBeBetween", {"min_value": min_clips}, f"at least {min_clips} clips"),
         Expectation("ExpectColumnValuesToBeUnique", {"column": "clip_id"}, "no clip twice"),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "speaker_id"}, "every clip has a speaker"),
-        Expectation("ExpectColumnValueLengthsToBeBetween", {"column": "licence", "min_value": 1}, "every clip has a licence"),
+        Expectation(
+            "ExpectColumnValueLengthsToBeBetween", {"column": "licence", "min_value": 1}, "every clip has a licence"
+        ),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "licence"}, "a licence is stated"),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "consent"}, "a consent is stated"),
-        Expectation("ExpectColumnValueLengthsToBeBetween", {"column": "consent", "min_value": 1}, "every clip has consent"),
-        Expectation("ExpectColumnValuesToBeInSet", {"column": "split", "value_set": [split]}, f"only {split} identities"),
-        Expectation("ExpectColumnValuesToBeInSet", {"column": "fps", "value_set": [media.fps]}, f"{media.fps} frames a second"),
-        Expectation("ExpectColumnValuesToBeInSet", {"column": "sample_rate", "value_set": [media.sample_rate]}, f"{media.sample_rate} Hz"),
-        Expectation("ExpectColumnValuesToBeBetween", {"column": "n_frames", "min_value": media.min_clip_frames}, "long enough"),
-        Expectation("ExpectColumnValuesToBeUnique", {"column": "sha256", "mostly": 0.95}, "few duplicates", critical=False),
+        Expectation(
+            "ExpectColumnValueLengthsToBeBetween", {"column": "consent", "min_value": 1}, "every clip has consent"
+        ),
+        Expectation(
+            "ExpectColumnValuesToBeInSet", {"column": "split", "value_set": [split]}, f"only {split} identities"
+        ),
+        Expectation(
+            "ExpectColumnValuesToBeInSet", {"column": "fps", "value_set": [media.fps]}, f"{media.fps} frames a second"
+        ),
+        Expectation(
+            "ExpectColumnValuesToBeInSet",
+            {"column": "sample_rate", "value_set": [media.sample_rate]},
+            f"{media.sample_rate} Hz",
+        ),
+        Expectation(
+            "ExpectColumnValuesToBeBetween", {"column": "n_frames", "min_value": media.min_clip_frames}, "long enough"
+        ),
+        Expectation(
+            "ExpectColumnValuesToBeUnique", {"column": "sha256", "mostly": 0.95}, "few duplicates", critical=False
+        ),
     ]
 
 
@@ -81,7 +102,10 @@ def pair_suite(filters: FilterConfig) -> list[Expectation]:
     return [
         Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, "at least one accepted pair"),
         # A range lets NaN pass, so that every score must first be there.
-        *(Expectation("ExpectColumnValuesToNotBeNull", {"column": name}, f"every pair has its {name}") for name in scores),
+        *(
+            Expectation("ExpectColumnValuesToNotBeNull", {"column": name}, f"every pair has its {name}")
+            for name in scores
+        ),
         Expectation("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, "no pair twice"),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "clip_id"}, "every pair has its clip"),
         Expectation(
@@ -127,15 +151,27 @@ class QualityGates(dg.ConfigurableResource):
         site = Path(self.docs_root) / name
         context.add_data_docs_site("docs", _site(site))
         label = name.replace("/", "_")
-        batch = context.data_sources.add_pandas(label).add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+        batch = (
+            context.data_sources.add_pandas(label)
+            .add_dataframe_asset("rows")
+            .add_batch_definition_whole_dataframe("all")
+        )
         expectations = context.suites.add(gx.ExpectationSuite(name=label))
         for item in suite:
             severity = "critical" if item.critical else "warning"
             meta = {"why": item.why}
-            expectations.add_expectation(getattr(gx.expectations, item.kind)(**item.arguments, severity=severity, meta=meta))
-        validation = context.validation_definitions.add(gx.ValidationDefinition(name=label, data=batch, suite=expectations))
+            expectations.add_expectation(
+                getattr(gx.expectations, item.kind)(**item.arguments, severity=severity, meta=meta)
+            )
+        validation = context.validation_definitions.add(
+            gx.ValidationDefinition(name=label, data=batch, suite=expectations)
+        )
         checkpoint = context.checkpoints.add(
-            gx.Checkpoint(name=label, validation_definitions=[validation], actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")])
+            gx.Checkpoint(
+                name=label,
+                validation_definitions=[validation],
+                actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+            )
         )
         outcome = checkpoint.run(batch_parameters={"dataframe": table})
         results = next(iter(outcome.run_results.values())).results
@@ -158,7 +194,14 @@ def _gate_result(suite: list[Expectation], results: list[Any], columns: set[str]
         found = result.result or {}
         share = float(found.get("unexpected_percent") or 0.0)
         observed = found.get("observed_value")
-        rows.append({"expectation": item.why, "ok": bool(result.success), "unexpected %": round(share, 2), "critical": item.critical})
+        rows.append(
+            {
+                "expectation": item.why,
+                "ok": bool(result.success),
+                "unexpected %": round(share, 2),
+                "critical": item.critical,
+            }
+        )
         if not result.success:
             column = item.arguments.get("column")
             detail = f"found {observed}" if observed is not None else f"{share:.0f} % of rows do not"

@@ -91,7 +91,9 @@ class Workers(dg.ConfigurableResource):
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with session as pipes, log_path.open("ab") as log:
             environment = {**os.environ, **threads, **pipes.get_bootstrap_env_vars()}
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
             try:
                 return process.wait()
             finally:

@@ -1,0 +1,133 @@
+"""Worker: scores base, generator, editor and both experts on held-out or freshly drawn heads.
+
+Output: `scores.json`, `records.jsonl`, `rows/`, `cases/<id>/` and `cases.png`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from model_code import base
+from model_code.backbones.audio import AudioEncoder
+from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, add_expert, load_transformer
+from model_code.media.video import from_mp4_bytes
+from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_benchmark
+from model_code.metrics.scores import verdicts
+from model_code.metrics.syncnet import SyncNet, sync_scores
+from model_code.seeding import seed_for
+from model_code.workers.pictures import contact_sheet
+from model_code.workers.run import Progress, WorkerConfig, main
+
+logger = logging.getLogger(__name__)
+FINAL = "texture"
+EXPERTS: dict[str, tuple[str, ...]] = {"editor": (), "lip": ("lip",), "texture": ("lip", "texture")}
+SHOWN = 4
+
+
+class BenchmarkWorkerConfig(WorkerConfig):
+    """What is scored on which cases."""
+
+    dubber: Path = Field(description="Folder of the dubbing model.")
+    generator: Path | None = Field(None, description="Output of the generator phase; None leaves its row out.")
+    syncnet: Path | None = Field(None, description="The chain's SyncNet; None leaves Sync-C and Sync-D out.")
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    media: MediaConfig = MediaConfig()
+    flow: FlowConfig = FlowConfig()
+    versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
+    processes: int = Field(1, description="Processes that render cases.")
+
+
+def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
+    """Builds the cases, dubs them with every model, scores them."""
+    place = f"{seed_for(config.media.model_dump_json(), config.base):x}"
+    cases = build_cases(
+        config.benchmark,
+        config.corpus,
+        config.media,
+        base.load("landmarker"),
+        (config.cache or config.work) / "cases" / place,
+        processes=config.processes,
+        progress=lambda done, total: progress("cases", done, total, {}),
+    )
+    rows = dubbers(config)
+    done = iter(range(1, len(rows) + 3))
+    scores = run_benchmark(
+        cases,
+        rows,
+        judges(config),
+        config.output,
+        final=FINAL,
+        versions={row: f"{config.versions} {config.flow.model_dump_json()} {config.base}" for row in rows},
+        progress=lambda row: progress(f"score {row}", next(done), len(rows) + 2, {}),
+    )
+    shown = [_videos(config.output / "cases" / case.case_id) for case in cases[:SHOWN]]
+    contact_sheet(shown, config.output / "cases.png")
+    final = scores["rows"][FINAL]
+    return {
+        "metrics": {name: estimate["value"] for name, estimate in final.items()},
+        "scores": scores,
+        "verdicts": verdicts(scores, "demo"),
+        "pictures": ["cases.png"],
+        "videos": [
+            f"cases/{case.case_id}/{name}.mp4" for case in cases[:SHOWN] for name in ("input", "dub", "reference")
+        ],
+    }
+
+
+def dubbers(config: BenchmarkWorkerConfig) -> dict[str, Dubber]:
+    """The table's rows from the base to the whole model; each loads its network when its turn comes."""
+    inpainters = {"base": base.FOLDER / "prior"}
+    if config.generator is not None:
+        inpainters["generator"] = config.generator / "transformer"
+    rows: dict[str, Dubber] = {name: partial(_inpaint, config, folder) for name, folder in inpainters.items()}
+    return {**rows, **{name: partial(_edit, config, experts) for name, experts in EXPERTS.items()}}
+
+
+def judges(config: BenchmarkWorkerConfig) -> Judges:
+    """The independent evaluators, and the chain's own SyncNet beside them."""
+    sync = None
+    if config.syncnet is not None:
+        model, audio_encoder = SyncNet.from_pretrained(config.syncnet).eval(), base.load("audio_encoder")
+        sync = partial(_sync, model, audio_encoder)
+    return Judges(base.load("mouth_reader"), base.load("identity_judge"), base.load("perceptual"), sync)
+
+
+def _inpaint(config: BenchmarkWorkerConfig, folder: Path, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
+    """Dubs with a generator: the shipped prior or the one that was trained on it."""
+    settings = DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size)
+    model = DubbingPipelineModel(settings, base.load("codec"), base.load("audio_encoder"), load_transformer(folder))
+    return model.to(config.device).dub_many(items)
+
+
+def _edit(config: BenchmarkWorkerConfig, experts: tuple[str, ...], items: Sequence[DubItem]) -> Sequence[np.ndarray]:
+    """Dubs with the editor and some of its experts."""
+    settings = DubberConfig.model_validate_json((config.dubber / "config.json").read_text(encoding="utf-8"))
+    transformer = load_transformer(config.dubber / "transformer")
+    for name in experts:
+        add_expert(transformer, name, config.dubber / "experts" / name)
+    settings = settings.model_copy(update={"experts": experts})
+    model = DubbingPipelineModel(settings, base.load("codec"), base.load("audio_encoder"), transformer)
+    return model.to(config.device).dub_many(items)
+
+
+def _sync(model: SyncNet, encoder: AudioEncoder, frames: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    found = sync_scores(model, frames, encoder.encode(samples))
+    return found.sync_c, found.sync_d
+
+
+def _videos(folder: Path) -> list[np.ndarray]:
+    return [from_mp4_bytes((folder / f"{name}.mp4").read_bytes()) for name in ("input", "dub", "reference")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(BenchmarkWorkerConfig, work))
