@@ -187,7 +187,7 @@ def _tongue(face: Face) -> Piece:
     grid_along, grid_across = np.meshgrid(along, across, indexing="ij")
     width = half * 0.62 * np.sqrt(np.clip(1 - 0.9 * grid_along**6, 0, 1))
     x = width * grid_across
-    z = z0 - 0.5 + 0.36 * grid_along - 0.05 * grid_across**2 * grid_along
+    z = z0 - 0.5 - 0.12 * float(face.params.muzzle > 0) + 0.36 * grid_along - 0.05 * grid_across**2 * grid_along
     y = y0 - 0.09 + 0.045 * np.sin(np.pi * np.clip(grid_along, 0, 1)) - 0.04 * grid_across**2
     y -= 0.018 * np.exp(-((grid_across / 0.25) ** 2)) + 0.05 * grid_along**6
     points = np.stack([x, y, z], -1).reshape(-1, 3)
@@ -197,7 +197,7 @@ def _tongue(face: Face) -> Piece:
     morphs = _jaw_morphs(face, points)
     out = np.zeros_like(points)
     stretch = grid_along.reshape(-1)
-    out[:, 2] = 0.42 * stretch
+    out[:, 2] = (0.42 + 0.12 * float(face.params.muzzle > 0)) * stretch
     out[:, 1] = 0.075 * stretch - 0.1 * stretch**4
     morphs[INDEX["tongueOut"]] = out
     morphs[INDEX["jawOpen"]] = jaw_rotation(points, face, 0.85)
@@ -291,7 +291,8 @@ def _animal_ear(face: Face, color: Array, inner: Array) -> Piece:
     params = face.params
     shapes = {  # half width, length, roundness, sideways lean, base angle (x, y)
         "cat": (0.33, 0.62, 1.0, 0.38, 0.44), "fox": (0.32, 0.78, 1.0, 0.3, 0.42), "bear": (0.27, 0.42, 0.4, 0.6, 0.5),
-        "mouse": (0.5, 0.75, 0.45, 0.7, 0.42), "rabbit": (0.2, 1.15, 0.55, 0.2, 0.26), "dog": (0.27, 0.85, 0.6, 2.35, 0.5),
+        "mouse": (0.5, 0.75, 0.45, 0.7, 0.42), "rabbit": (0.2, 1.15, 0.55, 0.2, 0.26),
+        "dog": (0.27, 0.85, 0.6, 2.35, 0.5),
     }  # fmt: skip
     width, length, roundness, lean, base_x = shapes[params.ears]
     rows, columns = 6, 5
@@ -355,7 +356,8 @@ def torso(face: Face) -> list[Piece]:
     dip = {"shirt": 0.16, "tee": 0.05, "hoodie": 0.1, "dress": 0.22, "suit": 0.34, "armour": 0.0}[params.clothes]
     rows = []
     for width, depth, y, shift in (
-        (0.5, 0.43, low - 0.03, -0.12), (0.54, 0.47, low, -0.12), (0.62, 0.54, low - 0.06, -0.12), (0.98, 0.6, -1.73, -0.14),
+        (0.5, 0.43, low - 0.03, -0.12), (0.54, 0.47, low, -0.12), (0.62, 0.54, low - 0.06, -0.12),
+        (0.98, 0.6, -1.73, -0.14),
         (1.36, 0.64, -1.86, -0.16), (1.58, 0.68, -2.15, -0.16), (1.62, 0.74, -2.75, -0.14),
     ):  # fmt: skip
         squash = np.abs(sine) ** 1.2 if width > 0.9 else np.abs(sine)

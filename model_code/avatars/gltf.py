@@ -205,7 +205,7 @@ def _load(path: Path) -> Avatar:
     joined["faces"] = np.concatenate([piece["faces"] + np.int32(at) for piece, at in zip(pieces, offsets, strict=True)])
     landmarks = np.asarray(extras.get("landmarks", []), dtype=np.int64)
     if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= total:
-        remedy = "put the vertex index of each of the 68 iBUG landmarks into mesh.extras.landmarks (over all primitives in order)"
+        remedy = "put the vertex indices of the 68 iBUG landmarks, over all primitives, into mesh.extras.landmarks"
         raise InputError(f"{path}: {landmarks.size} sound landmarks of 68", remedy)
     kind = extras.get("kind", "natural")
     name = next(

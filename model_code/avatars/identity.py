@@ -97,7 +97,8 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
     if feminine > 0.5 and rng.random() < 0.5:
         lips = lips * 0.4 + np.array(_pick(rng, ("a8323e", "8c2f39", "c0505a", "b03a2e", "7a2436"))) * 0.6
     return {
-        "width": rng.normal(1.05, 0.055), "jaw_width": rng.normal(1.03 - 0.08 * feminine, 0.07), "skull": rng.normal(1.0, 0.03),
+        "width": rng.normal(1.05, 0.055), "jaw_width": rng.normal(1.03 - 0.08 * feminine, 0.07),
+        "skull": rng.normal(1.0, 0.03),
         "chin_length": rng.normal(1.04 - 0.1 * feminine, 0.09), "chin_forward": rng.normal(0.0, 0.03),
         "cheekbone": rng.normal(0.015, 0.015), "fullness": rng.normal(0.02, 0.035),
         "brow_ridge": rng.normal(0.015 - 0.02 * feminine, 0.012), "boxiness": rng.uniform(1.9, 2.3),
@@ -107,7 +108,8 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
         "eye_tilt": rng.normal(0.01, 0.01), "eye_area": rng.normal(1.16, 0.06), "hooded": rng.random(),
         "iris": _pick(rng, _IRIS[:4] if darkness > 0.7 else _IRIS), "iris_size": rng.uniform(0.44, 0.5),
         "pupil_size": rng.uniform(0.17, 0.24),
-        "nose_length": rng.normal(0.0, 0.03), "nose_width": rng.normal(1.02, 0.17), "nose_height": rng.normal(0.92, 0.14),
+        "nose_length": rng.normal(0.0, 0.03), "nose_width": rng.normal(1.02, 0.17),
+        "nose_height": rng.normal(0.92, 0.14),
         "nose_bridge": rng.normal(1.0, 0.18), "nose_hook": rng.normal(0.0, 0.015),
         "mouth_width": rng.normal(1.03, 0.1), "mouth_drop": rng.normal(0.0, 0.022),
         "upper_lip": float(np.clip(rng.normal(0.066, 0.018), 0.03, 0.12)),
@@ -115,9 +117,11 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
         "lip_forward": rng.uniform(0.7, 1.3), "corner_lift": rng.normal(0.0, 0.012),
         "skin": skin, "lips": (float(lips[0]), float(lips[1]), float(lips[2])), "blush": rng.uniform(0.1, 0.55),
         "stubble": float(rng.choice([0.0, 0.0, 0.35, 0.6, 0.92])) if feminine < 0.5 else 0.0,
-        "freckles": float(rng.random() < 0.15) * rng.uniform(0.3, 0.8), "makeup": float(feminine > 0.5) * rng.uniform(0, 0.7),
+        "freckles": float(rng.random() < 0.15) * rng.uniform(0.3, 0.8),
+        "makeup": float(feminine > 0.5) * rng.uniform(0, 0.7),
         "gloss": rng.uniform(0.15, 0.4), "teeth": _scaled((0.78, 0.75, 0.67), rng.uniform(0.85, 1.08)),
-        "brow_color": brow, "brow_thickness": rng.uniform(0.018, 0.032) if feminine > 0.5 else rng.uniform(0.025, 0.045),
+        "brow_color": brow,
+        "brow_thickness": rng.uniform(0.018, 0.032) if feminine > 0.5 else rng.uniform(0.025, 0.045),
         "brow_arch": rng.uniform(0.0, 0.03), "brow_height": rng.normal(0.005, 0.012),
         "hair": style, "hair_color": hair_color, "hair_volume": volume, "hairline": rng.normal(0.0, 0.06),
         "parting": rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 0.6), "ear_size": rng.normal(1.0, 0.1),
@@ -140,15 +144,22 @@ def draw_stylised(seed: int, rng: np.random.Generator) -> HeadParams:
     traits |= {
         "width": rng.normal(1.08, 0.06), "jaw_width": rng.normal(0.86, 0.08), "skull": rng.normal(1.08, 0.04),
         "chin_length": rng.normal(0.85, 0.09), "fullness": rng.uniform(0.02, 0.08), "brow_ridge": -0.03,
-        "eye_area": rng.uniform(1.35, 1.7), "eye_upper": rng.uniform(0.085, 0.115), "eye_lower": rng.uniform(0.06, 0.085),
-        "eye_width": rng.uniform(0.145, 0.16), "eye_spacing": rng.uniform(0.02, 0.045), "iris_size": rng.uniform(0.55, 0.66),
+        "eye_area": rng.uniform(1.35, 1.7), "eye_upper": rng.uniform(0.085, 0.115),
+        "eye_lower": rng.uniform(0.06, 0.085),
+        "eye_width": rng.uniform(0.145, 0.16), "eye_spacing": rng.uniform(0.02, 0.045),
+        "iris_size": rng.uniform(0.55, 0.66),
         "pupil_size": rng.uniform(0.26, 0.36), "iris": hue(rng, (0.5, 0.9), (0.4, 0.9)), "sclera": (0.93, 0.93, 0.93),
-        "nose_height": rng.uniform(0.4, 0.75), "nose_width": rng.uniform(0.6, 0.9), "nose_length": rng.uniform(-0.06, 0.0),
+        "nose_height": rng.uniform(0.4, 0.75), "nose_width": rng.uniform(0.6, 0.9),
+        "nose_length": rng.uniform(-0.06, 0.0),
         "mouth_width": rng.uniform(0.8, 1.1), "age": 0.0, "skin": skin, "lips": _scaled(skin, (0.8, 0.4, 0.45)),
         "blush": rng.uniform(0.3, 0.8), "stubble": 0.0, "gloss": rng.uniform(0.3, 0.5), "hair_color": hair_color,
         "brow_color": _scaled(hair_color, 0.5), "brow_height": rng.uniform(0.03, 0.07), "neck": rng.uniform(0.7, 0.85),
-        "hair_volume": rng.uniform(0.12, 0.2), "teeth": (0.86, 0.86, 0.84), "cloth_color": hue(rng), "cloth_second": hue(rng),
-        "hair": str(rng.choice(["short", "side", "quiff", "curly", "bob", "long", "wavy", "bun", "mohawk", "ponytail"])),
+        "hair_volume": rng.uniform(0.12, 0.2), "teeth": (0.86, 0.86, 0.84), "cloth_color": hue(rng),
+        "cloth_second": hue(rng),
+
+        "hair": str(
+            rng.choice(["short", "side", "quiff", "curly", "bob", "long", "wavy", "bun", "mohawk", "ponytail"])
+        ),
         "ears": str(rng.choice(["human", "human", "pointed"])),
     }  # fmt: skip
     return HeadParams(seed=seed, name=f"stylised-{seed}", kind="stylised", species="cartoon", **traits)

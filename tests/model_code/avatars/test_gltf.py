@@ -51,7 +51,8 @@ def test_round_trip_is_exact(avatar: Avatar, saved: Path) -> None:
     for field in dataclasses.fields(Avatar):
         before, after = getattr(avatar, field.name), getattr(loaded, field.name)
         if isinstance(before, np.ndarray):
-            assert before.dtype == after.dtype and np.array_equal(before, after), field.name
+            assert before.dtype == after.dtype, field.name
+            assert np.array_equal(before, after), field.name
         else:
             assert before == after, field.name
 
