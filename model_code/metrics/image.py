@@ -109,8 +109,12 @@ def perceptual_frechet(a: np.ndarray, b: np.ndarray) -> float:
 
     The formula of FID over the embedded perceptual encoder's features; not FID, which needs Inception's.
     """
-    gap = a.mean(0) - b.mean(0)
-    left, right = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return frechet(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+
+
+def frechet(mean_a: np.ndarray, left: np.ndarray, mean_b: np.ndarray, right: np.ndarray) -> float:
+    """Fréchet distance of two Gaussians, means (D,) and covariances (D,D)."""
+    gap = mean_a - mean_b
     root = _sqrt(left)
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ right @ root), 0, None)).sum()
     return float(max(0.0, gap @ gap + np.trace(left) + np.trace(right) - 2 * cross))

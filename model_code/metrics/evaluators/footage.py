@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from model_code.avatars.performance import Motion, Performance, draw_performance
 from model_code.avatars.render import render
 from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
 from model_code.avatars.seeds import head_seed
-from model_code.faces.crop import crop
+from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import face_box
 from model_code.metrics.evaluators.trunk import CROP
 from model_code.seeding import rng_for
@@ -31,6 +34,7 @@ class EvaluatorFootage:
     Attributes:
         crops: uint8 (N,96,96,3).
         curves: float32 (N,3): opening, width, pucker.
+        landmarks: float32 (N,68,2) in pixels of the crop.
         heads: int64 (N,): head seed of each frame.
         kinds: (N,) "natural" | "stylised" | "nonhuman".
         held_out: Seeds of the heads kept for scoring.
@@ -38,6 +42,7 @@ class EvaluatorFootage:
 
     crops: np.ndarray
     curves: np.ndarray
+    landmarks: np.ndarray
     heads: np.ndarray
     kinds: np.ndarray
     held_out: np.ndarray
@@ -45,7 +50,8 @@ class EvaluatorFootage:
     def part(self, *, held_out: bool) -> EvaluatorFootage:
         """The frames of the held-out heads, or of the others."""
         rows = np.isin(self.heads, self.held_out) == held_out
-        return EvaluatorFootage(self.crops[rows], self.curves[rows], self.heads[rows], self.kinds[rows], self.held_out)
+        varying = (getattr(self, name)[rows] for name in ("crops", "curves", "landmarks", "heads", "kinds"))
+        return EvaluatorFootage(*varying, self.held_out)
 
     def batch(self, generator: torch.Generator, *, heads: int, frames: int) -> np.ndarray:
         """Row numbers (heads*frames,): `frames` rows of each of `heads` random heads, head after head."""
@@ -68,13 +74,13 @@ class EvaluatorFootage:
 
     def save(self, path: Path) -> None:
         """Writes one ``.npz``."""
-        np.savez(path, crops=self.crops, curves=self.curves, heads=self.heads, kinds=self.kinds, held_out=self.held_out)
+        np.savez(path, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> EvaluatorFootage:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
-            return cls(*(data[name] for name in ("crops", "curves", "heads", "kinds", "held_out")))
+            return cls(**{name: data[name] for name in data.files})
 
 
 def random_mouth(rng: np.random.Generator, n_frames: int) -> np.ndarray:
@@ -105,8 +111,8 @@ def random_mouth(rng: np.random.Generator, n_frames: int) -> np.ndarray:
 
 
 def render_head(
-    seed: int, *, frames: int = 100, scenes: int = 4, size: int = 192
-) -> tuple[np.ndarray, np.ndarray, str]:
+    seed: int, *, frames: int, scenes: int = 4, size: int = 192
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Single frames of one head in several scenes, cropped with jitter.
 
     Every scene is a long performance of which every tenth frame is kept, so that pose, gaze and light differ between
@@ -119,10 +125,10 @@ def render_head(
         size: Side of the raw frames in pixels.
 
     Returns:
-        (crops uint8 (N,96,96,3), curves (N,3), kind).
+        (crops uint8 (N,96,96,3), curves (N,3), landmarks (N,68,2), kind).
     """
     avatar = build_head(draw_head(seed))
-    crops, curves = [], []
+    crops, curves, landmarks = [], [], []
     for number in range(scenes):
         rng = rng_for("evaluator footage", seed, number)
         count = frames // scenes
@@ -139,26 +145,33 @@ def render_head(
         coefficients = np.clip(expression + mouth, 0, 1).astype(np.float32)
         chosen = Performance(coefficients, performance.rotation[keep], performance.translation[keep], expression)
         rendered = render(avatar, chosen, _take(draw_scene(rng, 10 * count, condition), keep), size)
-        crops.append(crop(rendered.frames, _jittered_boxes(rng, rendered.landmarks), CROP))
+        boxes = _jittered_boxes(rng, rendered.landmarks)
+        crops.append(crop(rendered.frames, boxes, CROP))
         curves.append(rendered.mouth)
-    return np.concatenate(crops), np.concatenate(curves), avatar.kind
+        landmarks.append(to_crop(rendered.landmarks, boxes, CROP))
+    return np.concatenate(crops), np.concatenate(curves), np.concatenate(landmarks), avatar.kind
 
 
-def render_footage(heads: int, frames: int, held_out: int, *, scenes: int = 4, start: int = 0) -> EvaluatorFootage:
-    """Renders `heads` evaluator heads with `frames` frames each; the last `held_out` heads are kept for scoring.
-
-    Args:
-        start: Index of the first head in the evaluator range.
-    """
-    seeds = [head_seed("EVALUATOR", start + index) for index in range(heads)]
-    parts = [render_head(seed, frames=frames, scenes=scenes) for seed in seeds]
-    counts = [len(crops) for crops, _, _ in parts]
+def render_footage(
+    heads: int = 260, frames: int = 40, held_out: int = 40, *, scenes: int = 4, processes: int = 1
+) -> EvaluatorFootage:
+    """Renders heads of the evaluator range; the last `held_out` of them are kept for scoring."""
+    seeds = [head_seed("EVALUATOR", index) for index in range(heads)]
+    draw = partial(render_head, frames=frames, scenes=scenes)
+    if processes == 1:
+        parts = [draw(seed) for seed in seeds]
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(draw, seeds, chunksize=4))
+    crops, curves, landmarks, kinds = zip(*parts, strict=True)
+    counts = [len(part) for part in crops]
     return EvaluatorFootage(
-        np.concatenate([crops for crops, _, _ in parts]),
-        np.concatenate([curves for _, curves, _ in parts]).astype(np.float32),
+        np.concatenate(crops),
+        np.concatenate(curves).astype(np.float32),
+        np.concatenate(landmarks).astype(np.float32),
         np.repeat(np.array(seeds, np.int64), counts),
-        np.repeat(np.array([kind for _, _, kind in parts]), counts),
-        np.array(seeds[len(seeds) - held_out :], np.int64),
+        np.repeat(np.array(kinds), counts),
+        np.array(seeds[heads - held_out :], np.int64),
     )
 
 

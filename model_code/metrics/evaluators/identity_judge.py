@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_code.metrics.evaluators.footage import EvaluatorFootage
-from model_code.metrics.evaluators.trunk import Trunk, augment, codec_blur, read_evaluator, save_evaluator, to_input
+from model_code.metrics.evaluators.trunk import (
+    Trunk,
+    codec_blur,
+    degrade,
+    move,
+    read_evaluator,
+    save_evaluator,
+    to_input,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +91,8 @@ def train_identity_judge(
     model.train()
     for step in range(steps):
         index = train.batch(generator, heads=32, frames=2)
-        embedding = model(augment(to_input(torch.from_numpy(train.crops[index])), generator))
+        moved, _ = move(to_input(torch.from_numpy(train.crops[index])), generator)
+        embedding = model(degrade(moved, generator))
         cosine = embedding @ F.normalize(prototypes, dim=1).T
         margin = 0.2 * min(1.0, step / (0.4 * steps))
         loss = F.cross_entropy(16.0 * (cosine - margin * F.one_hot(target[index], cosine.shape[1])), target[index])
@@ -114,7 +123,7 @@ def train_identity_judge(
         "seconds": round(seconds, 1),
         "data": footage.describe(),
         "loss": round(float(np.mean(losses[-50:])), 5),
-        "held_out": {
+        "scores": {
             "sharp": verification(model.embed(held_out.crops), held_out.heads),
             "blurred": verification(model.embed(blurred.numpy()), held_out.heads),
         },

@@ -16,47 +16,90 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_code.metrics.evaluators.footage import EvaluatorFootage
-from model_code.metrics.evaluators.trunk import Trunk, augment, codec_blur, read_evaluator, save_evaluator, to_input
+from model_code.metrics.evaluators.trunk import (
+    CROP,
+    Residual,
+    codec_blur,
+    degrade,
+    move,
+    read_evaluator,
+    save_evaluator,
+    to_input,
+)
 from model_code.metrics.mouth import CURVES, correlation, sum_moments
 
 logger = logging.getLogger(__name__)
 
 
+#: Where a mirrored face's lip landmark 48+i comes from.
+MIRRORED_LIPS = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]
+PATCH = (40, 56)
+#: Half height and half width of the patch in distances from the eyes' middle to the base of the nose, which neither
+#: yaw nor speech changes much.
+REACH = (0.85, 1.19)
+
+
 class MouthReader(nn.Module):
-    """Face crop -> mouth curves.
+    """Face crop -> mouth curves, in two looks: find the mouth, then read a patch upright and of even scale.
 
     Args:
-        widths: Channels of the trunk's four levels.
+        widths: Channels of the patch network's four levels.
         mean: Mean of each curve in training, (3,).
         scale: Standard deviation of each curve in training, (3,).
     """
 
     def __init__(
         self,
-        widths: tuple[int, int, int, int] = (16, 32, 64, 96),
+        widths: tuple[int, int, int, int] = (24, 40, 72, 104),
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         scale: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"widths": list(widths), "mean": list(mean), "scale": list(scale)}
-        self.trunk = Trunk(widths)
-        self.head = nn.Sequential(
-            nn.Conv2d(widths[-1], 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 36, 96), nn.ReLU(), nn.Linear(96, 3)
+        a, b, c, d = widths
+        self.look = nn.Sequential(
+            _down(3, 16), _down(16, 32), _down(32, 64), nn.Flatten(), nn.Linear(64 * 36, 96), nn.ReLU()
         )
+        self.find = nn.Linear(96, 6)
+        self.read_patch = nn.Sequential(
+            nn.Conv2d(3, a, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(a),
+            nn.ReLU(),
+            Residual(a, b, 2),
+            Residual(b, c, 2),
+            Residual(c, d, 2),
+            nn.Conv2d(d, 24, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.head = nn.Sequential(nn.Linear(24 * 35 + 96, 128), nn.ReLU(), nn.Linear(128, 3 + 40))
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,3,96,96) in [-1,1] -> standardised curves (B,3)."""
-        standardised: Tensor = self.head(self.trunk(x))
-        return standardised
+    def forward(self, x: Tensor, anchors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds and reads.
+
+        Args:
+            x: (B,3,96,96) in [-1,1].
+            anchors: (B,3,2) eyes' middle, base of the nose and mouth in [-1,1], in training; found where None.
+
+        Returns:
+            Standardised curves (B,3), lips (B,20,2) within the patch and the anchors (B,3,2) as found.
+        """
+        seen = self.look(F.avg_pool2d(x, 2))
+        found = self.find(seen).view(-1, 3, 2)
+        theta = patch_map(found.detach() if anchors is None else anchors)
+        grid = F.affine_grid(theta, [len(x), 3, *PATCH], align_corners=False)
+        patch = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        out = self.head(torch.cat([self.read_patch(patch), seen], 1))
+        return out[:, :3], out[:, 3:].view(-1, 20, 2), found
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray, batch: int = 64) -> np.ndarray:
         """uint8 crops (T,S,S,3) -> curves (T,3) float32: opening, width, pucker."""
         self.eval()
         parts = [
-            self(to_input(torch.from_numpy(np.ascontiguousarray(frames[i : i + batch])))) * self.scale + self.mean
+            self(to_input(torch.from_numpy(np.ascontiguousarray(frames[i : i + batch]))))[0] * self.scale + self.mean
             for i in range(0, len(frames), batch)
         ]
         values: np.ndarray = torch.cat(parts).numpy()
@@ -69,6 +112,31 @@ class MouthReader(nn.Module):
         model = cls(tuple(config["widths"]), tuple(config["mean"]), tuple(config["scale"]))
         model.load_state_dict(state)
         return model.eval()
+
+
+def _down(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU())
+
+
+def anchors_of(landmarks: Tensor) -> Tensor:
+    """(B,68,2) -> (B,3,2): eyes' middle, base of the nose, middle of the outer lips."""
+    eyes, mouth = landmarks[:, 36:48].mean(1), landmarks[:, 48:60].mean(1)
+    return torch.stack([eyes, landmarks[:, 33], mouth], 1)
+
+
+def patch_map(anchors: Tensor) -> Tensor:
+    """(B,3,2) anchors -> (B,2,3) affine maps from the patch's [-1,1] square to the crop's."""
+    down = anchors[:, 1] - anchors[:, 0]
+    right = torch.stack([down[:, 1], -down[:, 0]], 1)
+    return torch.stack([right * REACH[1], down * REACH[0], anchors[:, 2]], 2)
+
+
+def _inverse(theta: Tensor, points: Tensor) -> Tensor:
+    """Points (B,N,2) that the affine maps (B,2,3) send to `points`."""
+    solved: Tensor = torch.linalg.solve(theta[:, :, :2], (points - theta[:, None, :, 2]).transpose(1, 2)).transpose(
+        1, 2
+    )
+    return solved
 
 
 def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int = 700, seed: int = 0) -> dict[str, Any]:
@@ -86,17 +154,29 @@ def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int =
     mean, scale = train.curves.mean(0), train.curves.std(0)
     model = MouthReader(mean=tuple(map(float, mean)), scale=tuple(map(float, scale)))
     target = torch.from_numpy((train.curves - mean) / scale)
+    landmarks = torch.from_numpy(train.landmarks) / (CROP / 2) - 1
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
     started, losses = time.monotonic(), []
     model.train()
     for step in range(steps):
         index = train.batch(generator, heads=8, frames=8)
-        x = augment(to_input(torch.from_numpy(train.crops[index])), generator)
-        error = model(x) - target[index]
+        x, theta = move(to_input(torch.from_numpy(train.crops[index])), generator)
+        points = _inverse(theta, landmarks[index])
+        anchors = anchors_of(points)
+        lips = points[:, 48:]
+        lips = torch.where(torch.linalg.det(theta[:, :, :2])[:, None, None] < 0, lips[:, MIRRORED_LIPS], lips)
+        near = anchors + 0.012 * torch.randn(anchors.shape, generator=generator)
+        curves, lips_read, found = model(degrade(x, generator), near)
+        error = curves - target[index]
         within = error.view(8, 8, 3)
         within = within - within.mean(1, keepdim=True)
-        loss = F.smooth_l1_loss(error, torch.zeros_like(error)) + F.smooth_l1_loss(within, torch.zeros_like(within))
+        loss = (
+            _huber(error)
+            + 2 * _huber(within)
+            + 2 * _huber(4 * (lips_read - _inverse(patch_map(near), lips)))
+            + 2 * _huber(20 * (found - anchors))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -120,10 +200,14 @@ def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int =
         "seconds": round(seconds, 1),
         "data": footage.describe(),
         "loss": round(float(np.mean(losses[-50:])), 5),
-        "held_out": _score(model, footage.part(held_out=True)),
+        "scores": _score(model, footage.part(held_out=True)),
     }
     save_evaluator(model, out_dir, model.config, card)
     return card
+
+
+def _huber(error: Tensor) -> Tensor:
+    return F.smooth_l1_loss(error, torch.zeros_like(error))
 
 
 def _score(model: MouthReader, footage: EvaluatorFootage) -> dict[str, Any]:

@@ -59,14 +59,39 @@ def to_input(frames: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """What a codec, a camera and a cropper do to a picture: shift, scale, mirror, light, blur, blocks, noise.
+def degrade(x: Tensor, generator: torch.Generator) -> Tensor:
+    """What light, a codec and a camera do to a picture: gain, tint, blur, blocks, noise.
 
     Args:
-        x: (N,3,H,W) in [-1,1].
+        x: (N,3,H,W) in [-1,1], sides multiples of 4.
         generator: Source of all randomness.
     """
     n, _, height, width = x.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    x = x * uniform(0.75, 1.25, n, 1, 1, 1) * uniform(0.9, 1.1, n, 3, 1, 1) + uniform(-0.15, 0.15, n, 1, 1, 1)
+    soft = uniform(-0.8, 1.0, n, 1, 1, 1).clamp(min=0)
+    x = x + (_blur(x, float(uniform(0.4, 1.2, 1))) - x) * soft
+    blocks = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4.0)
+    x = x + (blocks - x) * uniform(-0.5, 0.25, n, 1, 1, 1).clamp(min=0)
+    coarse = torch.randn((n, 3, height // 4, width // 4), generator=generator)
+    noise = torch.randn(x.shape, generator=generator) + F.interpolate(coarse, scale_factor=4.0)
+    return (x + noise * uniform(-0.02, 0.03, n, 1, 1, 1).clamp(min=0)).clamp(-1, 1)
+
+
+def move(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirrors, turns, scales and shifts pictures a little.
+
+    Args:
+        x: (N,3,H,W).
+        generator: Source of all randomness.
+
+    Returns:
+        The pictures, and (N,2,3) the affine maps from points of the result to points of `x`, both in [-1,1].
+    """
+    n = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=generator) * (high - low) + low
@@ -77,21 +102,8 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     theta[:, 0, 0], theta[:, 0, 1] = mirror * scale * angle.cos(), -scale * angle.sin()
     theta[:, 1, 0], theta[:, 1, 1] = mirror * scale * angle.sin(), scale * angle.cos()
     theta[:, :, 2] = uniform(-0.06, 0.06, n, 2)
-    x = F.grid_sample(
-        x,
-        F.affine_grid(theta, [n, 3, height, width], align_corners=False),
-        padding_mode="reflection",
-        align_corners=False,
-    )
-    x = x * uniform(0.7, 1.3, n, 1, 1, 1) * uniform(0.9, 1.1, n, 3, 1, 1) + uniform(-0.2, 0.2, n, 1, 1, 1)
-    soft = uniform(0, 1, n, 1, 1, 1)
-    blurred = _blur(x, float(uniform(0.4, 1.6, 1)))
-    x = torch.where(soft < 0.5, x + (blurred - x) * (soft * 2.2).clamp(max=1.0), x)
-    blocks = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4.0)
-    x = x + (blocks - x) * uniform(-0.5, 0.4, n, 1, 1, 1).clamp(min=0)
-    coarse = torch.randn((n, 3, height // 4, width // 4), generator=generator)
-    noise = torch.randn(x.shape, generator=generator) + F.interpolate(coarse, scale_factor=4.0)
-    return (x + noise * uniform(-0.02, 0.04, n, 1, 1, 1).clamp(min=0)).clamp(-1, 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False), theta
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
