@@ -73,7 +73,7 @@ def _say(
         length = synthesize(text, language, voice=voice).seconds
         if length >= seconds[0] or count >= 6:
             wanted = np.clip(length + rng.uniform(0.0, 0.3), *seconds)
-            return text, int(round(float(wanted) * FPS))
+            return text, round(float(wanted) * FPS)
         count += 1
 
 

@@ -62,7 +62,8 @@ def _smooth(signal: Array, deviation: float) -> Array:
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
     kernel = kernel / kernel.sum()
     padded = np.pad(signal, [(radius, radius)] + [(0, 0)] * (signal.ndim - 1), mode="edge")
-    return sum(k * padded[i : i + len(signal)] for i, k in enumerate(kernel))  # type: ignore[no-any-return]
+    windows = np.stack([padded[i : i + len(signal)] for i in range(len(kernel))])
+    return np.asarray(np.tensordot(kernel, windows, 1))
 
 
 def _emphasis(mouth: Array) -> list[int]:

@@ -71,10 +71,10 @@ def fill_triangles(
             continue
         if area < 1e-9:
             continue
-        x0 = max(0, int(math.ceil(min(ax, bx, cx) - 0.5)))
-        x1 = min(width - 1, int(math.floor(max(ax, bx, cx) - 0.5)))
-        y0 = max(0, int(math.ceil(min(ay, by, cy) - 0.5)))
-        y1 = min(height - 1, int(math.floor(max(ay, by, cy) - 0.5)))
+        x0 = max(0, math.ceil(min(ax, bx, cx) - 0.5))
+        x1 = min(width - 1, math.floor(max(ax, bx, cx) - 0.5))
+        y0 = max(0, math.ceil(min(ay, by, cy) - 0.5))
+        y1 = min(height - 1, math.floor(max(ay, by, cy) - 0.5))
         if x0 > x1 or y0 > y1:
             continue
         # Edge functions: opposite a, b, c; the top-left rule gives shared edges to exactly one triangle.
@@ -92,12 +92,12 @@ def fill_triangles(
             v = (px - cx) * vx + (py - cy) * vy
             w = (px - ax) * wx + (py - ay) * wy
             for x in range(x0, x1 + 1):
-                if u >= 0.0 and v >= 0.0 and w >= 0.0:
-                    if (u > 0.0 or u_edge) and (v > 0.0 or v_edge) and (w > 0.0 or w_edge):
-                        depth = np.float32(u * na + v * nb + w * nc)
-                        if depth > near_buffer[y, x]:
-                            near_buffer[y, x] = depth
-                            index_buffer[y, x] = face
+                inside = u >= 0.0 and v >= 0.0 and w >= 0.0
+                if inside and (u > 0.0 or u_edge) and (v > 0.0 or v_edge) and (w > 0.0 or w_edge):
+                    depth = np.float32(u * na + v * nb + w * nc)
+                    if depth > near_buffer[y, x]:
+                        near_buffer[y, x] = depth
+                        index_buffer[y, x] = face
                 u += ux
                 v += vx
                 w += wx
@@ -164,7 +164,7 @@ def light_visibility(
     for i in range(n):
         slope = axes[2, 0] * normals[i, 0] + axes[2, 1] * normals[i, 1] + axes[2, 2] * normals[i, 2]
         limit = nearness[i] + bias * (1.0 + 2.0 * (1.0 - min(1.0, max(0.0, slope))))
-        column, row = int(math.floor(xy[i, 0] - 0.5)), int(math.floor(xy[i, 1] - 0.5))
+        column, row = math.floor(xy[i, 0] - 0.5), math.floor(xy[i, 1] - 0.5)
         seen = 0
         for dy in range(-1, 3):
             for dx in range(-1, 3):
@@ -226,6 +226,7 @@ def resolve_pixels(
     half = np.float32(index_buffer.shape[0] / 2)
     one = np.float32(1.0)
     zero = np.float32(0.0)
+    focal = np.float32(view_scale)
     n_samples = SUPERSAMPLING * SUPERSAMPLING
     tone_scale = np.float32((TONE_STEPS - 1) / TONE_RANGE)
     ids = np.empty(n_samples, np.int32)
@@ -284,7 +285,7 @@ def resolve_pixels(
                 nx *= scale
                 ny *= scale
                 nz *= scale
-                vx, vy, vz = (half - sx) / view_scale, (sy - half) / view_scale, one
+                vx, vy, vz = (half - sx) / focal, (sy - half) / focal, one
                 scale = one / math.sqrt(vx * vx + vy * vy + one)
                 vx *= scale
                 vy *= scale

@@ -209,7 +209,8 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
             vertices[:n_avatar],
         )
         if occluder is not None:
-            raster.rotation_matrix(*(float(angle) for angle in occluder.rotation[t]), table)
+            yaw, pitch, roll = occluder.rotation[t].tolist()
+            raster.rotation_matrix(yaw, pitch, roll, table)
             place = np.array([anatomy.mouth[0], anatomy.mouth[1], anatomy.front])
             place = place + occluder.path[t] * anatomy.interocular
             vertices[n_avatar:] = occluder.vertices @ table.T * anatomy.interocular + place
@@ -249,7 +250,7 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
             scene.ground[t],
             background * scene.background_gain[t],
             tone,
-            np.float32(focal),
+            focal,
             first_occluder,
             frames[t],
             hidden[t],

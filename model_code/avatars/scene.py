@@ -70,9 +70,7 @@ class Scene:
 
 def _direction(azimuth: Array, elevation: Array) -> Array:
     """(T, 3) unit vectors; azimuth 0 is the camera's side, positive to the viewer's right; radians."""
-    return np.stack(
-        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)], -1
-    )
+    return np.stack([np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)], -1)
 
 
 def _tint(rng: np.random.Generator, strength: float) -> Array:
@@ -127,8 +125,8 @@ def draw_background(rng: np.random.Generator) -> Array:
             left, top = int(rng.uniform(-0.1, 0.8) * n), int(rng.uniform(0.05, 0.5) * n)
             right, bottom = left + int(rng.uniform(0.12, 0.35) * n), top + int(rng.uniform(0.15, 0.45) * n)
             bright = rng.random() < 0.4  # a window; else a picture or a shelf
-            shade = color(rng.normal(0, 25), rng.uniform(1.3, 1.7) if bright else rng.uniform(0.5, 0.9))
-            cv2.rectangle(image, (left, top), (right, bottom), tuple(float(c) for c in shade), -1)
+            pane = color(rng.normal(0, 25), rng.uniform(1.3, 1.7) if bright else rng.uniform(0.5, 0.9))
+            cv2.rectangle(image, (left, top), (right, bottom), tuple(float(c) for c in pane), -1)
             frame = tuple(float(c) for c in color(0, 0.45))
             cv2.rectangle(image, (left, top), (right, bottom), frame, int(rng.integers(2, 5)))
             if bright:
@@ -189,9 +187,12 @@ def _occluder_mesh(rng: np.random.Generator, kind: OccluderKind) -> tuple[Array,
             place = k - 1.5
             length = (1.25 - 0.12 * abs(place - 0.3)) if k < fingers else 0.35
             rod, faces = _lathe(_capsule(0.155, length, 0.8), 14)
-            rod = _turn(rod + [0.0, -1.0, 0.12 if k >= fingers else 0.0], -spread * place) + [0.31 * place, 0.0, 0.0]
+            knuckle = np.array([0.0, -1.0, 0.12 if k >= fingers else 0.0])
+            rod = _turn(rod + knuckle, -spread * place) + np.array([0.31 * place, 0.0, 0.0])
             pieces.append((rod, faces, skin, 0.22))
-        palm, faces = _lathe(np.array([[0.0, -4.0], [0.45, -4.0], [0.5, -2.3], [0.66, -1.7], [0.62, -1.0], [0.0, -0.85]]))
+        palm, faces = _lathe(
+            np.array([[0.0, -4.0], [0.45, -4.0], [0.5, -2.3], [0.66, -1.7], [0.62, -1.0], [0.0, -0.85]])
+        )
         pieces.append((palm * [1.0, 1.0, 0.42], faces, skin, 0.2))
     elif kind == "cup":
         radius, height = rng.uniform(0.45, 0.6), rng.uniform(0.9, 1.3)
@@ -203,33 +204,30 @@ def _occluder_mesh(rng: np.random.Generator, kind: OccluderKind) -> tuple[Array,
         skin = rng.uniform(0.12, 0.6) * np.array([1.0, 0.68, 0.52])
         for k in range(4):
             rod, faces = _lathe(_capsule(0.14, radius * 1.3, 0.8), 12)
-            rod = _turn(rod, np.pi / 2) + [radius * 0.75, 0.25 * (1.2 - k), radius * 0.95]
+            rod = _turn(rod, np.pi / 2) + np.array([radius * 0.75, 0.25 * (1.2 - k), radius * 0.95])
             pieces.append((rod, faces, skin, 0.2))
         arm = np.array([[0.0, -4.5], [0.3, -4.5], [0.36, -0.4], [0.0, 0.2]])
         vertices, faces = _lathe(arm)
-        pieces.append((_turn(vertices, 0.35) + [radius + 0.2, -0.1, radius * 0.4], faces, skin, 0.2))
+        wrist = np.array([radius + 0.2, -0.1, radius * 0.4])
+        pieces.append((_turn(vertices, 0.35) + wrist, faces, skin, 0.2))
     else:
         cloth = rng.uniform(0.1, 0.6) * _tint(rng, 0.4)
         along = np.linspace(-3.5, 3.5, 29)
-        radius = 0.5 * np.where(np.abs(along) == 3.5, 0.0, 1.0)
-        rod, faces = _lathe(np.stack([radius, along], 1), 20)
+        girth = 0.5 * np.where(np.abs(along) == 3.5, 0.0, 1.0)
+        rod, faces = _lathe(np.stack([girth, along], 1), 20)
         rod = _turn(rod, np.pi / 2) * [1.0, rng.uniform(0.6, 0.9), 0.35]
         rod[:, 1] += 0.06 * np.sin(rod[:, 0] * 2.1)
         rod[:, 2] -= 0.1 * rod[:, 0] ** 2
         pieces.append((rod, faces, cloth, 0.05))
-    vertices, faces, colors, gloss, start = [], [], [], [], 0
-    for points, triangles, color, shine in pieces:
-        vertices.append(points)
-        faces.append(triangles + start)
-        shade = 1.0 + 0.06 * rng.normal(0, 1, (len(points), 1))
-        colors.append(np.clip(color * shade, 0.01, 0.95))
-        gloss.append(np.full(len(points), shine))
-        start += len(points)
+    starts = np.cumsum([0] + [len(points) for points, *_ in pieces])
+    colors = [
+        np.clip(color * (1.0 + 0.06 * rng.normal(0, 1, (len(points), 1))), 0.01, 0.95) for points, _, color, _ in pieces
+    ]
     return (
-        np.concatenate(vertices).astype(np.float32),
-        np.concatenate(faces).astype(np.int32),
+        np.concatenate([points for points, *_ in pieces]).astype(np.float32),
+        np.concatenate([piece[1] + start for piece, start in zip(pieces, starts, strict=False)]).astype(np.int32),
         np.concatenate(colors).astype(np.float32),
-        np.concatenate(gloss).astype(np.float32),
+        np.concatenate([np.full(len(points), shine) for points, _, _, shine in pieces]).astype(np.float32),
     )
 
 

@@ -33,7 +33,8 @@ def ball() -> Avatar:
     angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
     wanted = np.stack([0.7 * np.cos(angle), 0.7 * np.sin(angle), np.full(68, 0.7)], 1)
     wanted[36:48] = [[-0.3, 0.2, 0.9]] * 6 + [[0.3, 0.2, 0.9]] * 6
-    wanted[48:68] = np.stack([0.25 * np.cos(angle[:20] * 3.4), -0.4 + 0.1 * np.sin(angle[:20] * 3.4)] + [np.full(20, 0.9)], 1)
+    around = 3.4 * angle[:20]
+    wanted[48:68] = np.stack([0.25 * np.cos(around), 0.1 * np.sin(around) - 0.4, np.full(20, 0.9)], 1)
     landmarks = np.linalg.norm(vertices[None] - wanted[:, None], axis=-1).argmin(1)
     return Avatar(
         name="ball",

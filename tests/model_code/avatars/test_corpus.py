@@ -30,7 +30,9 @@ SMALL = CorpusConfig(training_heads=1, heldout_heads=1, clips_per_head=2, second
 
 @pytest.fixture(scope="module")
 def spec() -> ClipSpec:
-    return draw_spec(seeds.head_seed("FRESH", 5), 0, kind="natural", condition="plain", language="en", seconds=(1.0, 1.2))
+    return draw_spec(
+        seeds.head_seed("FRESH", 5), 0, kind="natural", condition="plain", language="en", seconds=(1.0, 1.2)
+    )
 
 
 def test_the_ranges_of_heads_are_disjoint() -> None:

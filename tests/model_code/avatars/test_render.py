@@ -67,8 +67,12 @@ def test_other_speech_leaves_everything_but_the_mouth(ball: Avatar) -> None:
 
 
 def test_an_open_jaw_is_measured(ball: Avatar) -> None:
-    lowered = render(ball, draw_performance(rng_for("j"), speech(0.9), motion="calm"), draw_scene(rng_for("j"), FRAMES, "plain"), 48)
-    closed = render(ball, draw_performance(rng_for("j"), speech(0.0), motion="calm"), draw_scene(rng_for("j"), FRAMES, "plain"), 48)
+    lowered = render(
+        ball, draw_performance(rng_for("j"), speech(0.9), motion="calm"), draw_scene(rng_for("j"), FRAMES, "plain"), 48
+    )
+    closed = render(
+        ball, draw_performance(rng_for("j"), speech(0.0), motion="calm"), draw_scene(rng_for("j"), FRAMES, "plain"), 48
+    )
     assert not np.array_equal(lowered.landmarks, closed.landmarks)
     assert lowered.mouth.dtype == np.float32
 
