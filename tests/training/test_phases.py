@@ -1,0 +1,202 @@
+"""What each phase puts in and what loss comes out, with golden values."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model_code.backbones.transformer import DubbingTransformer
+from model_code.config import FlowConfig, LoraConfig, PhaseConfig, TransformerConfig
+from model_code.diffusion.flow import add_noise
+from model_code.training.data import Batch
+from model_code.training.losses import region_weights, velocity_loss
+from model_code.training.phases import Critics, Phase, make_phase
+
+C, F, S = 4, 7, 4
+
+
+class Recorder(nn.Module):
+    """Predicts half of the noisy target and remembers what it was given."""
+
+    def forward(self, latents: Tensor, timestep: Tensor, reference: Tensor, audio: Tensor | None) -> Tensor:
+        self.latents, self.timestep, self.reference, self.audio = latents, timestep, reference, audio
+        return 0.5 * latents[:, -C:]
+
+
+class Decoder(nn.Module):
+    """Takes latents' first channels for pixels."""
+
+    latent_channels, spatial_factor, temporal_factor = C, 1, 4
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].repeat_interleave(4, dim=2)[:, :, 3:]
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Batch(
+        clip_ids=tuple("abcd"),
+        target=draw(4, C, F, S, S),
+        audio=draw(4, F, 16, 8),
+        face=draw(4, 1, F, S, S).sigmoid(),
+        lip=draw(4, 1, F, S, S).sigmoid(),
+        reference=draw(4, C, 1, S, S),
+        features=draw(4, 50, 8),
+        masked=draw(4, C, F, S, S),
+        companion=draw(4, C, F, S, S),
+    )
+
+
+def phase(name: str, **changes: object) -> Phase:
+    distance = lambda a, b: (a.flatten(1).mean(1) - b.flatten(1).mean(1)).square()  # noqa: E731
+    critics = Critics(Decoder(), sync=distance, identity=distance, perceptual=distance)  # type: ignore[arg-type]
+    config = PhaseConfig(phase=name, clip_frames=25).model_copy(update=changes)  # type: ignore[arg-type]
+    return make_phase(config, FlowConfig(), critics)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+GOLDEN = {
+    "base": 6.136706,
+    "generator": 6.136706,
+    "editor": 6.188072,
+    "lip": 8.622633,
+    "texture": 13.258926,
+}
+CHANGES: dict[str, dict[str, object]] = {
+    "lip": {"shift": 1.5, "sync_weight": 0.05, "lora": LoraConfig()},
+    "texture": {
+        "shift": 0.2,
+        "identity_weight": 0.05,
+        "perceptual_weight": 0.05,
+        "silence_probability": 1.0,
+        "lora": LoraConfig(),
+    },
+}
+
+
+def transformer(context_channels: int) -> DubbingTransformer:
+    """A tiny transformer with weights drawn one by one, so that every part has a say."""
+    config = TransformerConfig(
+        dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
+        context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
+    )  # fmt: skip
+    model = DubbingTransformer.build(config)
+    draw = generator(5)
+    with torch.no_grad():
+        for _, value in sorted(model.named_parameters()):
+            value.copy_(0.2 * torch.randn(value.shape, generator=draw))
+    return model
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_losses(name: str) -> None:
+    strategy = phase(name, **CHANGES.get(name, {}))
+    result = strategy.training_step(transformer(C if strategy.uses_context else 0), batch(), generator())
+    assert float(result.loss) == pytest.approx(GOLDEN[name], rel=1e-4)
+
+
+def test_the_generator_sees_masked_video_before_the_noisy_target() -> None:
+    model, data = Recorder(), batch()
+    phase("generator").training_step(model, data, generator())
+    assert model.latents.shape == (4, 2 * C, F, S, S)
+    assert torch.equal(model.latents[:, :C], data.masked)
+    assert torch.equal(model.reference, data.reference)
+
+
+def test_the_editor_sees_the_companion_at_the_same_time() -> None:
+    model, data = Recorder(), batch()
+    phase("editor").training_step(model, data, generator())
+    assert model.latents.shape == (4, C, F, S, S)
+    assert torch.equal(model.reference, data.companion)
+
+
+def test_motion_frames_are_clean_and_not_learned() -> None:
+    model, data = Recorder(), batch()
+    strategy = phase("editor", motion_drop=0.0, audio_drop=0.0)
+    inputs = strategy.inputs(data, generator())
+    assert (inputs.timestep[:, :2] == 0).all()
+    assert torch.equal(inputs.latents[:, :, :2], data.target[:, :, :2])
+    first = strategy.training_step(model, data, generator()).per_sample
+    data.target[:, :, :2] += 5  # whatever the clean frames are, the prediction of them costs nothing
+    again = strategy.training_step(model, data, generator()).per_sample
+    assert torch.allclose(first, again)
+
+
+def test_motion_frames_are_dropped_half_of_the_time() -> None:
+    strategy, data = phase("editor"), batch()
+    dropped = torch.cat([strategy.inputs(data, generator(seed)).learned[:, 0] for seed in range(100)])
+    assert 0.4 < float(dropped.mean()) < 0.6
+
+
+def test_dropped_audio_is_zero() -> None:
+    model = Recorder()
+    phase("editor", audio_drop=1.0).training_step(model, batch(), generator())
+    assert model.audio is not None
+    assert not model.audio.any()
+
+
+def test_texture_losses_are_on_silent_steps_only() -> None:
+    model = Recorder()
+    silent = phase("texture", **CHANGES["texture"]).training_step(model, batch(), generator())
+    assert model.audio is None
+    assert {"identity", "perceptual"} <= set(silent.parts)
+    heard = phase("texture", **{**CHANGES["texture"], "silence_probability": 0.0})
+    result = heard.training_step(model, batch(), generator())
+    assert model.audio is not None
+    assert set(result.parts) == {"loss", "flow"}
+
+
+def test_the_lip_phase_needs_a_syncnet() -> None:
+    strategy = phase("lip", **CHANGES["lip"])
+    strategy.critics = Critics()
+    with pytest.raises(ValueError, match="SyncNet"):
+        strategy.training_step(Recorder(), batch(), generator())
+
+
+def test_the_base_reads_the_masked_video_through_channels_or_tokens() -> None:
+    base = phase("base")
+
+    class Data:
+        def batch(self, *_: object) -> Batch:
+            return batch()
+
+    drawn = [base.draw(Data(), step) for step in range(40)]  # type: ignore[arg-type]
+    through_tokens = [each for each in drawn if each.reference.shape[2] == F]
+    assert 8 < len(through_tokens) < 32
+    assert all(each.masked is not None and not each.masked.any() for each in through_tokens)
+
+
+def test_velocity_loss_of_a_perfect_prediction_is_zero_and_of_a_wrong_one_weighted() -> None:
+    clean, noise = torch.zeros(2, C, F, S, S), torch.ones(2, C, F, S, S)
+    t = torch.tensor([0.25, 0.8])
+    weights = region_weights(torch.ones(2, 1, F, S, S), torch.ones(2, 1, F, S, S), 0.3, 0.3)
+    learned = torch.ones(2, F)
+    assert velocity_loss(clean, clean, noise, t, weights, learned, "x", 4.0).eq(0).all()
+    wrong = velocity_loss(clean + 1, clean, noise, t, weights, learned, "x", 4.0)
+    assert wrong.tolist() == pytest.approx([1.6 * 4.0, 1.6 / 0.64])
+    assert velocity_loss(noise - clean, clean, noise, t, weights, learned, "v", 4.0).eq(0).all()
+
+
+def test_x_and_v_agree_on_the_same_error() -> None:
+    """An error e of z0 is an error -e/t of v, so below the cap both parameterisations cost the same."""
+    draw = generator()
+    clean, noise, error = (torch.randn(1, C, F, S, S, generator=draw) for _ in range(3))
+    t, weights, learned = torch.tensor([0.7]), torch.ones(1, 1, F, S, S), torch.ones(1, F)
+    noisy = add_noise(clean, noise, t)
+    as_x = velocity_loss(clean + error, clean, noise, t, weights, learned, "x", 4.0)
+    as_v = velocity_loss((noisy - (clean + error)) / 0.7, clean, noise, t, weights, learned, "v", 4.0)
+    assert torch.allclose(as_x, as_v, rtol=1e-4)
+
+
+def test_pixel_losses_decode_the_clipped_estimate() -> None:
+    strategy, data = phase("lip", **CHANGES["lip"], motion_drop=1.0), batch()
+    inputs = strategy.inputs(data, generator())
+    exact = strategy.decoded(data.target, data, inputs)
+    assert exact.shape == (4, 3, 13, S, S)
+    assert torch.allclose(exact, Decoder().decode(data.target[:, :, :4]), atol=1e-4)
