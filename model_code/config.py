@@ -67,11 +67,11 @@ class TransformerConfig(Config):
     num_heads: int = 6
     ffn_dim: int = 768
     freq_dim: int = 128
-    in_channels: int = 48
+    in_channels: int = 64
     context_channels: int = Field(
         0, description="Extra input channels (the generator's masked video); 0 in the editor."
     )
-    out_channels: int = 48
+    out_channels: int = 64
     patch_size: tuple[int, int, int] = (1, 2, 2)
     text_dim: int | None = Field(
         None,
