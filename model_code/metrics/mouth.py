@@ -42,17 +42,17 @@ def moments(*clips: np.ndarray) -> np.ndarray:
 
 
 def correlation(pooled: np.ndarray) -> np.ndarray:
-    """Correlation (K,) of signals 0 and 1 from pooled moments (K,S,S); NaN where one does not move."""
+    """Correlation (...) of signals 0 and 1 from pooled moments (...,S,S); NaN where one does not move."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        value: np.ndarray = pooled[:, 0, 1] / np.sqrt(pooled[:, 0, 0] * pooled[:, 1, 1])
+        value: np.ndarray = pooled[..., 0, 1] / np.sqrt(pooled[..., 0, 0] * pooled[..., 1, 1])
     return value
 
 
 def partial_correlation(pooled: np.ndarray) -> np.ndarray:
-    """Correlation (K,) of signals 0 and 1 after removing what signal 2 explains of both, from moments (K,3,3)."""
+    """Correlation (...) of signals 0 and 1 after removing what signal 2 explains of both, from moments (...,3,3)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        rest = pooled - np.einsum("ki,kj->kij", pooled[:, :, 2], pooled[:, 2, :]) / pooled[:, 2, 2][:, None, None]
-    return correlation(rest)
+        explained = pooled[..., :, 2, None] * pooled[..., None, 2, :] / pooled[..., 2, 2, None, None]
+    return correlation(pooled - explained)
 
 
 def mouth_correlation(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
@@ -91,7 +91,7 @@ def wrong_audio_moments(outputs: Sequence[np.ndarray], references: Sequence[np.n
 
 def bootstrap(
     per_clip: np.ndarray,
-    statistic: Callable[[np.ndarray], float],
+    statistic: Callable[[np.ndarray], np.ndarray],
     *,
     rng: np.random.Generator,
     draws: int = 1000,
@@ -101,18 +101,24 @@ def bootstrap(
 
     Args:
         per_clip: (clips, ...) contributions that add up; for a mean use columns (value, 1).
-        statistic: Maps the sum over clips to the number of interest.
+        statistic: Maps sums over clips (draws, ...) to the numbers of interest (draws,).
         rng: Source of the draws.
         draws: Number of resamples.
         level: Coverage of the interval.
     """
     clips = len(per_clip)
     counts = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
-    values = np.array([statistic(np.tensordot(count, per_clip, 1)) for count in counts])
-    low, high = (
-        np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]) if np.isfinite(values).any() else (np.nan,) * 2
-    )
-    return Estimate(float(statistic(per_clip.sum(0))), float(low), float(high))
+    sums = np.concatenate([np.ones((1, clips)), counts]) @ per_clip.reshape(clips, -1)
+    values = statistic(sums.reshape(draws + 1, *per_clip.shape[1:]))
+    known = values[1:][np.isfinite(values[1:])]
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Statistic of a mean: sums (..., 2) of values and counts -> (...)."""
+    mean: np.ndarray = sums[..., 0] / np.maximum(sums[..., 1], 1)
+    return mean
 
 
 def bootstrap_mean(values: Sequence[float], *, rng: np.random.Generator, draws: int = 1000) -> Estimate:
@@ -121,9 +127,7 @@ def bootstrap_mean(values: Sequence[float], *, rng: np.random.Generator, draws: 
     column = column[np.isfinite(column)]
     if not column.size:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    return bootstrap(
-        np.stack([column, np.ones_like(column)], 1), lambda total: float(total[0] / total[1]), rng=rng, draws=draws
-    )
+    return bootstrap(np.stack([column, np.ones_like(column)], 1), ratio, rng=rng, draws=draws)
 
 
 def silence_share(output: np.ndarray, closed: np.ndarray, full: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from model_code.metrics.mouth import (
     bootstrap,
     correlation,
     partial_correlation,
+    ratio,
     silence_share,
     sum_moments,
     wrong_audio_moments,
@@ -73,11 +74,11 @@ class Measure:
 
     Attributes:
         per_case: (cases, ...) contributions that add up.
-        statistic: From their sum to the number.
+        statistic: From sums (draws, ...) to numbers (draws,).
     """
 
     per_case: np.ndarray
-    statistic: Callable[[np.ndarray], float]
+    statistic: Callable[[np.ndarray], np.ndarray]
 
     def estimate(self, rng: np.random.Generator, draws: int = 1000) -> Estimate:
         """Value and 95 % interval."""
@@ -86,7 +87,7 @@ class Measure:
     def minus(self, other: Measure, rng: np.random.Generator) -> Estimate:
         """This minus another measure of the same cases, resampled together."""
         both = np.stack([self.per_case, other.per_case], 1)
-        return bootstrap(both, lambda total: self.statistic(total[0]) - other.statistic(total[1]), rng=rng)
+        return bootstrap(both, lambda sums: self.statistic(sums[:, 0]) - other.statistic(sums[:, 1]), rng=rng)
 
 
 def _mean(values: Sequence[float | None]) -> Measure | None:
@@ -94,11 +95,11 @@ def _mean(values: Sequence[float | None]) -> Measure | None:
     known = np.isfinite(column)
     if not known.any():
         return None
-    return Measure(np.stack([np.where(known, column, 0.0), known], 1), lambda total: float(total[0] / max(total[1], 1)))
+    return Measure(np.stack([np.where(known, column, 0.0), known], 1), ratio)
 
 
 def _of_curve(per_case: np.ndarray, index: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Measure:
-    return Measure(per_case[:, index : index + 1], lambda total: float(statistic(total)[0]))
+    return Measure(per_case[:, index], statistic)
 
 
 def row_measures(records: Sequence[CaseRecord], row: str) -> dict[str, Measure]:
@@ -142,13 +143,11 @@ def frechet_measure(outputs: Sequence[np.ndarray], references: Sequence[np.ndarr
         extended = np.concatenate([np.ones((len(features), 1)), features.astype(np.float64)], 1)
         return extended.T @ extended
 
-    def statistic(total: np.ndarray) -> float:
-        (mean_a, cov_a), (mean_b, cov_b) = (_gaussian(one) for one in total)
-        return frechet(mean_a, cov_a, mean_b, cov_b)
+    def statistic(sums_of_draws: np.ndarray) -> np.ndarray:
+        return np.array([frechet(*_gaussian(left), *_gaussian(right)) for left, right in sums_of_draws])
 
-    return Measure(
-        np.stack([np.stack([sums(a), sums(b)]) for a, b in zip(outputs, references, strict=True)]), statistic
-    )
+    per_case = [np.stack([sums(a), sums(b)]) for a, b in zip(outputs, references, strict=True)]
+    return Measure(np.stack(per_case), statistic)
 
 
 def _gaussian(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +237,7 @@ def summarise(
 
     result: dict[str, Any] = {"cases": len(records), "final": final, "seed": seed}
     result["rows"] = {
-        row: {name: measure.estimate(rng(name)).as_dict() for name, measure in table.items()}
+        row: _known({name: measure.estimate(rng(name)) for name, measure in table.items()})
         for row, table in measures.items()
     }
     labels = sorted(set().union(*(record.labels() for record in records)))
@@ -248,18 +247,25 @@ def summarise(
         table = row_measures(chosen, final)
         result["conditions"][label] = {
             "cases": len(chosen),
-            **{name: measure.estimate(rng(label, name)).as_dict() for name, measure in table.items()},
+            **_known({name: measure.estimate(rng(label, name)) for name, measure in table.items()}),
         }
     result["differences"] = {
-        f"{a} - {b}": {
-            name: measures[a][name].minus(measures[b][name], rng(a, b, name)).as_dict()
-            for name in measures[a]
-            if name in measures[b]
-        }
+        f"{a} - {b}": _known(
+            {
+                name: measures[a][name].minus(measures[b][name], rng(a, b, name))
+                for name in measures[a]
+                if name in measures[b]
+            }
+        )
         for a, b in differences
         if a in measures and b in measures
     }
     return result
+
+
+def _known(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Estimates as JSON, without those that have no value (a mouth that never moves correlates with nothing)."""
+    return {name: estimate.as_dict() for name, estimate in estimates.items() if np.isfinite(estimate.value)}
 
 
 def verdicts(scores: dict[str, Any], scale: str) -> dict[str, bool]:

@@ -86,9 +86,12 @@ def test_regions_hold_their_landmarks_and_lips_lie_in_the_face() -> None:
     landmarks[:, 48:] = np.array([48, 62]) + np.array([10, 5]) * _circle(20)
     other = landmarks + rng.uniform(-2, 2)
     lips, face = lip_region(landmarks, other, size=96), face_region(landmarks, other, size=96)
-    assert lips.shape == (2, 96, 96) and lips.any() and not (lips & ~face).any()
+    assert lips.shape == (2, 96, 96)
+    assert lips.any()
+    assert not (lips & ~face).any()
     x0, y0, x1, y1 = box_of(lips)
-    assert x0 <= 38 < 58 <= x1 and y0 <= 57 < 67 <= y1
+    assert x0 <= 38 < 58 <= x1
+    assert y0 <= 57 < 67 <= y1
     assert not face[:, :4].any()
     with pytest.raises(ValueError, match="no pixel"):
         box_of(np.zeros((1, 4, 4), bool))

@@ -103,8 +103,8 @@ def test_bootstrap_repeats_and_does_not_move_for_equal_clips() -> None:
     references, outputs = _signals(6, 50, 9), _signals(6, 50, 10)
     per_clip = sum_moments(outputs, references)
 
-    def opening(total: np.ndarray) -> float:
-        return float(correlation(total)[0])
+    def opening(sums: np.ndarray) -> np.ndarray:
+        return correlation(sums)[:, 0]
 
     first = bootstrap(per_clip, opening, rng=np.random.default_rng(1))
     assert first == bootstrap(per_clip, opening, rng=np.random.default_rng(1))
