@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from model_code.config import FilterConfig
 from model_code.faces.align import mouth_distance
 from model_code.faces.identity import IdentityEncoder
+from model_code.pairs.aspects import aspects
 from model_code.pairs.filters import IDENTITY_EVERY, scores
 from model_code.pairs.pair import Pair
 from model_code.seeding import rng_for
@@ -28,6 +29,8 @@ from model_code.training.checkpoint import write_json
 BLURS = (0.7, 1.0)
 FLICKERS = (0.02, 0.03)
 SHIFTS = (0.7, 1.0)
+FRAMES = 25
+"""Frames of each pair that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,17 @@ def calibrate(pairs: Sequence[Pair], identity: IdentityEncoder, seed: int = 0) -
         identity: The chain's identity encoder.
         seed: Of flicker and shift.
     """
+    pairs = [_beginning(pair) for pair in pairs]
     good = [scores(pair, identity) for pair in pairs]
     spoilt: dict[str, list[float]] = {}
     for index, pair in enumerate(pairs):
-        rng = rng_for("calibrate", seed, index)
+        rng, target = rng_for("calibrate", seed, index), pair.target
         versions = {f"blur {sigma} px": blurred(pair.companion, sigma) for sigma in BLURS}
         versions |= {f"flicker {amount:.0%}": flickering(pair.companion, amount, rng) for amount in FLICKERS}
         versions |= {f"shift {amount} px": shaking(pair.companion, amount, rng) for amount in SHIFTS}
         for name, frames in versions.items():
-            spoilt.setdefault(name, []).append(scores(replace(pair, companion=frames), identity)["aspect_mean"])
+            quality = aspects(frames, target.frames, target.landmarks)
+            spoilt.setdefault(name, []).append(float(np.mean(list(quality.values()))))
     late = {
         f"own mouth {k * 40} ms late": [
             mouth_distance(pair.target.landmarks[:-k], pair.target.landmarks[k:]) for pair in pairs
@@ -99,6 +104,17 @@ def calibrate(pairs: Sequence[Pair], identity: IdentityEncoder, seed: int = 0) -
         "mouth_distance": curve([row["mouth_distance"] for row in good], late),
         "aspect_mean": curve([row["aspect_mean"] for row in good], spoilt),
     }
+
+
+def _beginning(pair: Pair) -> Pair:
+    """The pair's first `FRAMES` frames."""
+    target = replace(pair.target, frames=pair.target.frames[:FRAMES], landmarks=pair.target.landmarks[:FRAMES])
+    return replace(
+        pair,
+        target=target,
+        companion=pair.companion[:FRAMES],
+        companion_landmarks=pair.companion_landmarks[:FRAMES],
+    )
 
 
 def _nearest_other(pairs: Sequence[Pair], identity: IdentityEncoder) -> list[float]:

@@ -1,0 +1,167 @@
+"""The dubbing model: windows, company, experts, folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+
+from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
+from model_code.backbones.codec import BlockCodec, BlockCodecConfig
+from model_code.backbones.transformer import DubbingTransformer
+from model_code.config import FlowConfig, TransformerConfig
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem
+from model_code.errors import InputError
+
+SIZE = 32
+FLOW = FlowConfig(sampling_steps=4, audio_guidance=1.0)
+
+
+def transformer(context: int, experts: tuple[str, ...] = ()) -> DubbingTransformer:
+    torch.manual_seed(0)
+    model = DubbingTransformer.build(
+        TransformerConfig(
+            dim=24,
+            num_layers=1,
+            num_heads=2,
+            ffn_dim=32,
+            freq_dim=16,
+            in_channels=12,
+            out_channels=12,
+            context_channels=context,
+            audio_dim=8,
+            audio_inner_dim=16,
+            audio_heads=2,
+            audio_layers=1,
+        )
+    )
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    for name in experts:
+        model.add_adapter(LoraConfig(r=2, target_modules=["q", "v"]), adapter_name=name)
+        for parameter, value in model.named_parameters():
+            if f"lora_B.{name}" in parameter:
+                torch.nn.init.normal_(value, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def codec() -> BlockCodec:
+    codec = BlockCodec(BlockCodecConfig(channels=12, refiner_width=8, refiner_blocks=1))
+    codec.fit(0.3 * torch.randn(3000, 768, generator=torch.Generator().manual_seed(0)))
+    codec.half().float()  # what a folder keeps
+    return codec.eval()
+
+
+@pytest.fixture(scope="module")
+def audio_encoder() -> AudioEncoder:
+    torch.manual_seed(0)
+    return AudioEncoder(AudioEncoderConfig(width=16, features=8)).half().float().eval()
+
+
+@pytest.fixture(scope="module")
+def editor(codec: BlockCodec, audio_encoder: AudioEncoder) -> DubbingPipelineModel:
+    config = DubberConfig(mode="editor", flow=FLOW, crop_size=SIZE)
+    return DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+
+
+def clip(seed: int, frames: int) -> DubItem:
+    rng = np.random.default_rng(seed)
+    return DubItem(
+        rng.integers(0, 256, (frames, SIZE, SIZE, 3), dtype=np.uint8),
+        rng.normal(0, 0.1, frames * 640).astype(np.float32),
+        seed,
+        rng.uniform(8, 24, (frames, 68, 2)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 10, 25, 26, 45, 70])
+def test_any_length_comes_back(editor: DubbingPipelineModel, frames: int) -> None:
+    item = clip(0, frames)
+    out = editor.dub_crops(item.frames, item.samples, seed=1)
+    assert out.shape == item.frames.shape
+    assert out.dtype == np.uint8
+
+
+def test_same_seed_same_bytes_and_another_seed_others(editor: DubbingPipelineModel) -> None:
+    item = clip(0, 30)
+    first, again, other = (editor.dub_crops(item.frames, item.samples, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_company_changes_nothing(editor: DubbingPipelineModel) -> None:
+    items = [clip(seed, frames) for seed, frames in ((0, 50), (1, 25), (2, 12))]
+    together = editor.dub_many(items, batch_size=2)
+    for item, out in zip(items, together, strict=True):
+        alone = editor.dub_many([item])[0]
+        assert np.abs(alone.astype(int) - out).max() <= 1
+
+
+def test_the_second_window_goes_on_from_the_first(editor: DubbingPipelineModel) -> None:
+    item = clip(0, 45)
+    short, long = editor.dub_crops(item.frames[:25], item.samples, 1), editor.dub_crops(item.frames, item.samples, 1)
+    assert np.array_equal(short[:12], long[:12])  # only the sound after the cut is another
+
+
+def test_short_sound_is_followed_by_silence(editor: DubbingPipelineModel) -> None:
+    item = clip(0, 30)
+    padded = np.pad(item.samples[:6400], (0, 30 * 640 - 6400))
+    cut = editor.dub_crops(item.frames, item.samples[:6400], 1)
+    assert np.array_equal(cut, editor.dub_crops(item.frames, padded, 1))
+
+
+def test_progress_counts_windows(editor: DubbingPipelineModel) -> None:
+    told: list[tuple[int, int]] = []
+    editor.dub_many([clip(0, 45), clip(1, 25)], batch_size=1, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_generator_needs_landmarks_and_context(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    config = DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE)
+    generator = DubbingPipelineModel(config, codec, audio_encoder, transformer(12))
+    item = clip(0, 30)
+    assert generator.dub_many([item])[0].shape == item.frames.shape
+    with pytest.raises(InputError, match="landmarks"):
+        generator.dub_crops(item.frames, item.samples, 0)
+    with pytest.raises(InputError, match="context channels"):
+        DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+
+
+def test_other_sizes_are_refused(editor: DubbingPipelineModel) -> None:
+    with pytest.raises(InputError, match=f"{SIZE}"):
+        editor.dub_crops(np.zeros((5, 16, 16, 3), np.uint8), np.zeros(3200, np.float32), 0)
+
+
+def test_each_expert_acts_in_its_window_only(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    flow = FlowConfig(sampling_steps=8, sampling_shift=1.0, audio_guidance=1.0)
+    config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"))
+    model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0, ("lip", "texture")))
+    acting: list[tuple[float, str | None]] = []
+    forward = model.transformer.forward
+
+    def spy(latents: torch.Tensor, timestep: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        layer = model.transformer.blocks[0].self_attn.q
+        active = None if layer.disable_adapters else layer.active_adapters[0]
+        acting.append((float(timestep.max()), active))
+        return forward(latents, timestep, *rest)
+
+    model.transformer.forward = spy
+    item = clip(0, 25)
+    model.dub_crops(item.frames, item.samples, 0)
+    expected = [(t / 8, "lip" if 0.4 <= t / 8 <= 0.8 else "texture" if t / 8 <= 0.3 else None) for t in range(8, 0, -1)]
+    assert acting == expected
+
+
+def test_a_folder_gives_back_the_same_dub(tmp_path: Path, codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    config = DubberConfig(mode="editor", flow=FLOW, crop_size=SIZE, experts=("lip", "texture"))
+    model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0, ("lip", "texture")))
+    model.save_pretrained(tmp_path / "dubber")
+    loaded = DubbingPipelineModel.from_pretrained(tmp_path / "dubber")
+    item = clip(0, 30)
+    first, second = (each.dub_crops(item.frames, item.samples, 0) for each in (model, loaded))
+    assert np.abs(first.astype(int) - second).max() <= 1
+    assert not list((tmp_path / "dubber").rglob("*.bin"))
+    (tmp_path / "dubber" / "config.json").unlink()
+    with pytest.raises(InputError, match="no dubbing model"):
+        DubbingPipelineModel.from_pretrained(tmp_path / "dubber")
