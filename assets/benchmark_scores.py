@@ -46,7 +46,10 @@ def config(settings: Settings) -> dict[str, Any]:
     ],
 )
 def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Copying the input, base, generator, editor, + lip, + texture: each dubs held-out clips to held-out speech; evaluators that taught nothing score them."""
+    """Copying the input, base, generator, editor, + lip, + texture.
+
+    Each dubs held-out clips to held-out speech; evaluators that taught nothing score them.
+    """
     models = {name: committed(platform.store, name) for name in ("dubber", "generator", "syncnet")}
     return produce(
         context,

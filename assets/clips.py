@@ -22,7 +22,7 @@ CHECK = "clip_gate"
 
 def config(settings: Settings) -> dict[str, Any]:
     """What decides the clips besides the footage."""
-    return {"media": settings.media.model_dump(mode="json"), "base": base_digest("landmarker")}
+    return {"media": settings.media.model_dump(mode="json"), "base": base_digest("landmarker", "audio_encoder")}
 
 
 @dg.asset(
@@ -42,7 +42,11 @@ def config(settings: Settings) -> dict[str, Any]:
     ],
 )
 def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """One shard of clips: 25 fps, 16 kHz, cut at shots, one tracked face, cropped and scored; what fails goes to quarantine with its reason."""
+    """One shard of clips.
+
+    25 fps, 16 kHz, cut at shots, one tracked face, cropped and scored; what fails goes to quarantine
+    with its reason.
+    """
     raw = committed(platform.store, f"raw_corpus/{context.partition_key}")
     return produce(
         context,

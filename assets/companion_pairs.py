@@ -55,7 +55,11 @@ def config(settings: Settings) -> dict[str, Any]:
     ],
 )
 def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Pairs of one shard and one variant: `generated` (the generator redubs the clip), `relit` (both under one new light), `rendered` (exact pairs of other, rendered heads)."""
+    """Pairs of one shard and one variant.
+
+    `generated` (the generator redubs the clip), `relit` (both under one new light), `rendered` (exact
+    pairs of other, rendered heads).
+    """
     shard, variant = split_pair_key(context.partition_key)
     if is_heldout(shard):
         raise dg.Failure(f"{shard} is held out: it makes no pairs", allow_retries=False)

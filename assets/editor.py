@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from assets.companion_pairs import companion_pairs
-from assets.gates import committed, accepted_shards
+from assets.gates import accepted_shards, committed
 from assets.generator import generator
 from assets.produce import produce
 from assets.training import phase_config, training_inputs
@@ -28,7 +28,10 @@ def config(settings: Settings) -> dict[str, Any]:
     tags={"xdub/stage": "6"},
 )
 def editor(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """V from its companion V' (frame-concatenated) and V's sound, at high noise; starts from the generator's weights and refuses to train when no shard of pairs passed its gate."""
+    """V from its companion V' (frame-concatenated) and V's sound, at high noise.
+
+    Starts from the generator's weights and refuses to train when no shard of pairs passed its gate.
+    """
     pairs = accepted_shards(platform.store, "companion_pairs", platform.settings.variants)
     start = committed(platform.store, "generator")
     return produce(

@@ -27,7 +27,11 @@ def config(settings: Settings) -> dict[str, Any]:
     tags={"xdub/stage": "4"},
 )
 def generator(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Face inpainting from one reference frame and sound. It trains on accepted clips only, and past convergence: its companions should keep identity, not read lips best."""
+    """Face inpainting from one reference frame and sound.
+
+    It trains on accepted clips only, and past convergence: its companions should keep identity, not
+    read lips best.
+    """
     shards = accepted_shards(platform.store, "clips")
     return produce(
         context,

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.companion_pairs import companion_pairs
 from assets.editor import editor
-from assets.gates import accepted, committed, accepted_shards
+from assets.gates import accepted, accepted_shards, committed
 from assets.produce import produce
 from assets.syncnet import syncnet
 from assets.training import phase_config, training_inputs

@@ -29,7 +29,10 @@ def config(settings: Settings) -> dict[str, object]:
     tags={"xdub/stage": "1"},
 )
 def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Footage of one shard as it lay in the incoming folder: video, sound, sidecar with licence and consent, occluder masks."""
+    """Footage of one shard as it lay in the incoming folder.
+
+    Video, sound, sidecar with licence and consent, occluder masks.
+    """
     settings, name = platform.settings, dataset_name(context)
     files = platform.ledger.files(context.partition_key)
     scratch = settings.path("work", "raw_corpus", context.partition_key)

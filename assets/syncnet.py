@@ -38,7 +38,10 @@ def config(settings: Settings) -> dict[str, Any]:
     ],
 )
 def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Audio-visual sync network, contrastive on accepted clips; gated on its accuracy, because its loss alone says little."""
+    """Audio-visual sync network, contrastive on accepted clips.
+
+    Gated on its accuracy, because its loss alone says little.
+    """
     shards = accepted_shards(platform.store, "clips")
     return produce(
         context,

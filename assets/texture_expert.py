@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.companion_pairs import companion_pairs
 from assets.editor import editor
-from assets.gates import committed, accepted_shards
+from assets.gates import accepted_shards, committed
 from assets.identity_encoder import identity_encoder
 from assets.produce import produce
 from assets.training import phase_config, training_inputs
@@ -32,7 +32,10 @@ def config(settings: Settings) -> dict[str, Any]:
     tags={"xdub/stage": "8"},
 )
 def texture_expert(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """LoRA that acts for t in the texture window: identity and perceptual losses in silent steps, the editor's loss always."""
+    """LoRA that acts for t in the texture window.
+
+    Identity and perceptual losses in silent steps, the editor's loss always.
+    """
     pairs = accepted_shards(platform.store, "companion_pairs", platform.settings.variants)
     start, teacher = committed(platform.store, "editor"), committed(platform.store, "identity_encoder")
     return produce(

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+Receipt = Annotated[Path | None, typer.Option(help="Write what the data registry now holds as JSON.")]
 Profile = Annotated[str | None, typer.Option(help="embedded, embedded-full, workstation or cluster.")]
 
 
@@ -36,6 +38,8 @@ def main() -> None:
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
     logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    # We use a few Dagster features that it calls beta; its notes on that are for us, not for users.
+    warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview)")
     try:
         app()
     except InputError as error:
@@ -85,9 +89,24 @@ def ingest(
 
 
 @app.command()
+def corpus(receipt: Receipt = None, profile: Profile = None) -> None:
+    """Write the procedural corpus into the incoming folder, where it is not there yet."""
+    from xdub_platform.console import Progress
+    from xdub_platform.demo import prepare_corpus
+    from xdub_platform.receipts import write_corpus_receipt
+
+    settings = _settings(profile)
+    with Progress() as progress:
+        prepare_corpus(settings, progress.corpus)
+    if receipt:
+        write_corpus_receipt(settings, receipt)
+
+
+@app.command()
 def run(
     select: Annotated[str, typer.Option(help="Assets in Dagster's selection syntax, such as 'editor+'.")] = "*",
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and why.")] = False,
+    receipt: Receipt = None,
     profile: Profile = None,
 ) -> None:
     """Make everything selected that is stale."""
@@ -105,6 +124,10 @@ def run(
     with Progress() as progress:
         steps = run_chain(settings, selection=select, started_by="xdub run", watch=progress.watch)
     show_steps(steps, time.monotonic() - started)
+    if receipt:
+        from xdub_platform.receipts import write_receipt
+
+        write_receipt(settings, steps, receipt)
     if not _all_good(steps):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xdub_platform.resources.mlflow import MlflowRuns, flatten
+from xdub_platform.resources.mlflow import MlflowRun, MlflowRuns, flatten
 from xdub_platform.resources.store import Dataset
 
 
@@ -45,10 +45,17 @@ def test_a_run_holds_params_curves_dataset_and_artifacts(runs: MlflowRuns, tmp_p
 
 
 def test_a_run_that_raises_is_failed_and_keeps_its_curve(runs: MlflowRuns) -> None:
-    with pytest.raises(RuntimeError), runs.run("editor") as run:
-        run.metric("loss", 0.5, 1)
-        raise RuntimeError("killed")
-    found = runs.client().get_run(run.run_id)
+    opened: list[MlflowRun] = []
+
+    def train() -> None:
+        with runs.run("editor") as run:
+            opened.append(run)
+            run.metric("loss", 0.5, 1)
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train()
+    found = runs.client().get_run(opened[0].run_id)
     assert found.info.status == "FAILED"
     assert found.data.metrics == {"loss": 0.5}
 
