@@ -52,12 +52,14 @@ class AudioEncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bands: int = Field(80, description="Mel bands of the input.")
-    width: int = Field(192, description="Channels inside.")
-    dilations: tuple[int, ...] = Field((1, 2, 3, 4, 1), description="One residual block each, in features of 20 ms.")
-    features: int = Field(64, description="Width of the output.")
-    groups: int = Field(len(GROUPS), description="Viseme classes of the first head.")
-    coefficients: int = Field(len(SPEECH_COEFFICIENTS), description="Mouth coefficients of the second head.")
+    bands: int = Field(default=80, description="Mel bands of the input.")
+    width: int = Field(default=192, description="Channels inside.")
+    dilations: tuple[int, ...] = Field(
+        default=(1, 2, 3, 4, 1), description="One residual block each, in features of 20 ms."
+    )
+    features: int = Field(default=64, description="Width of the output.")
+    groups: int = Field(default=len(GROUPS), description="Viseme classes of the first head.")
+    coefficients: int = Field(default=len(SPEECH_COEFFICIENTS), description="Mouth coefficients of the second head.")
 
 
 class AudioEncoder(SavedModule[AudioEncoderConfig]):

@@ -55,7 +55,8 @@ def train_identity(
 
     Returns:
         The encoder, in evaluation mode, and its report: accuracy_same_speakers (verification of kept-back clips
-        against the training clips), accuracy_heldout_speakers, speakers, losses, seconds.
+        against the training clips), accuracy_heldout_speakers, speakers, losses, seconds. An accuracy for which
+        there are no clips is left out.
     """
     started = time.monotonic()
     speakers = sorted({_speaker(clip) for clip in train})
@@ -86,18 +87,23 @@ def train_identity(
         if progress is not None:
             progress(step, losses[-1])
     encoder.eval().requires_grad_(False)
-    report = {
+    accuracies = {
         "accuracy_same_speakers": verification_accuracy(encoder, [*kept, *clips], queries=len(kept)),
         "accuracy_heldout_speakers": verification_accuracy(encoder, heldout),
+    }
+    _LOG.info("identity encoder: verification %s", accuracies)
+    report = {
+        **{name: value for name, value in accuracies.items() if value is not None},
         "speakers": len(speakers),
         "losses": losses,
         "seconds": time.monotonic() - started,
     }
-    _LOG.info("identity: verification %.3f on held-out speakers", report["accuracy_heldout_speakers"])
     return encoder, report
 
 
-def verification_accuracy(encoder: IdentityEncoder, clips: Sequence[SpeakerClip], queries: int | None = None) -> float:
+def verification_accuracy(
+    encoder: IdentityEncoder, clips: Sequence[SpeakerClip], queries: int | None = None
+) -> float | None:
     """Balanced accuracy of "same speaker?" over pairs of different clips, at the best threshold of the cosine.
 
     Args:
@@ -106,10 +112,10 @@ def verification_accuracy(encoder: IdentityEncoder, clips: Sequence[SpeakerClip]
         queries: Only pairs whose first clip is among the first so many; None: all pairs.
 
     Returns:
-        0.5 to 1; NaN if there is no pair of each kind.
+        0.5 to 1; None if there is no pair of each kind.
     """
     if not clips or queries == 0:
-        return float("nan")
+        return None
     vectors = np.stack([_clip_vector(encoder, clip) for clip in clips])
     speakers = np.array([_speaker(clip) for clip in clips])
     first, second = np.triu_indices(len(clips), 1)
@@ -117,7 +123,7 @@ def verification_accuracy(encoder: IdentityEncoder, clips: Sequence[SpeakerClip]
     cosine = (vectors @ vectors.T)[first[wanted], second[wanted]]
     same = speakers[first[wanted]] == speakers[second[wanted]]
     if same.all() or not same.any():
-        return float("nan")
+        return None
     thresholds = np.unique(cosine)
     hits = (np.sort(cosine[same])[None] >= thresholds[:, None]).mean(1)
     rejects = (np.sort(cosine[~same])[None] < thresholds[:, None]).mean(1)

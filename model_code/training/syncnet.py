@@ -57,7 +57,7 @@ def sync_examples(clips: Iterable[Clip], encoder: AudioEncoder) -> list[SyncExam
 def train_syncnet(
     train: Sequence[SyncExample],
     heldout: Sequence[SyncExample],
-    steps: int = 150,
+    steps: int = 100,
     seed: int = 0,
     batch_size: int = 12,
     progress: Callable[[int, float], None] | None = None,
