@@ -67,6 +67,14 @@ def test_what_teaches_or_filters_does_not_reach_the_evaluators(room: str) -> Non
             waiting += [name for name in graph.get(module, frozenset()) if name in graph]
 
 
+@pytest.mark.parametrize("path", [*_files("model_code/training"), *_files("model_code/pairs")], ids=_module)
+def test_what_teaches_or_filters_does_not_load_the_evaluators_by_name(path: Path) -> None:
+    """`model_code.base.load` takes names, which no import shows."""
+    text = path.read_text(encoding="utf-8")
+    assert "mouth_reader" not in text
+    assert "identity_judge" not in text
+
+
 def test_only_those_who_may_know_the_truth_read_it() -> None:
     """Ingest, training and the generated and relit pairs see a user's footage, never the renderer's answers."""
     blind = ("media", "faces", "training", "diffusion", "backbones", "dubbing")

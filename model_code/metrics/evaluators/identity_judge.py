@@ -114,6 +114,7 @@ def train_identity_judge(
     blurred = (
         (codec_blur(to_input(torch.from_numpy(held_out.crops))) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
     )
+    sharp, soft = (verification(model.embed(crops), held_out.heads) for crops in (held_out.crops, blurred.numpy()))
     card = {
         "name": "identity_judge",
         "purpose": "evaluator: identity embedding for CSIM; teaches and filters nothing",
@@ -123,10 +124,8 @@ def train_identity_judge(
         "seconds": round(seconds, 1),
         "data": footage.describe(),
         "loss": round(float(np.mean(losses[-50:])), 5),
-        "scores": {
-            "sharp": verification(model.embed(held_out.crops), held_out.heads),
-            "blurred": verification(model.embed(blurred.numpy()), held_out.heads),
-        },
+        "scores": {"auc": sharp["auc"], "eer": sharp["eer"], "auc_blurred": soft["auc"], "eer_blurred": soft["eer"]},
+        "detail": {"sharp": sharp, "blurred": soft},
     }
     save_evaluator(model, out_dir, model.config, card)
     return card

@@ -200,7 +200,7 @@ def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int =
         "seconds": round(seconds, 1),
         "data": footage.describe(),
         "loss": round(float(np.mean(losses[-50:])), 5),
-        "scores": _score(model, footage.part(held_out=True)),
+        **_score(model, footage.part(held_out=True)),
     }
     save_evaluator(model, out_dir, model.config, card)
     return card
@@ -216,13 +216,17 @@ def _score(model: MouthReader, footage: EvaluatorFootage) -> dict[str, Any]:
         (codec_blur(to_input(torch.from_numpy(footage.crops))) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1)
     )
     blurred = model.read(blurred_crops.numpy())
-    scores: dict[str, Any] = {}
-    for name, read in {"sharp": sharp, "blurred": blurred}.items():
-        scores[name] = {
+    detail = {
+        name: {
             kind: _agreement(read, footage, (footage.kinds == kind) | (kind == "all"))
             for kind in ["all", *sorted(set(footage.kinds.tolist()))]
         }
-    return scores
+        for name, read in {"sharp": sharp, "blurred": blurred}.items()
+    }
+    scores = {f"{curve}_correlation": detail["sharp"]["all"][curve]["correlation"] for curve in CURVES}
+    scores |= {f"{curve}_correlation_blurred": detail["blurred"]["all"][curve]["correlation"] for curve in CURVES}
+    scores |= {f"{curve}_mean_error": detail["sharp"]["all"][curve]["mean_error"] for curve in CURVES}
+    return {"scores": scores, "detail": detail}
 
 
 def _agreement(read: np.ndarray, footage: EvaluatorFootage, rows: np.ndarray) -> dict[str, dict[str, float]]:
