@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 
+@lru_cache(maxsize=32)
 def resampling_matrix(start: float, end: float, n_out: int, n_in: int) -> tuple[F32, int, int]:
     """Weights that read `n_out` cells of the span [start, end] from a row of `n_in` pixels.
 
@@ -26,7 +29,7 @@ def resampling_matrix(start: float, end: float, n_out: int, n_in: int) -> tuple[
     centres = start + (np.arange(n_out) + 0.5) * scale
     low = int(np.floor(centres[0] - 2 * width - 0.5))
     high = int(np.ceil(centres[-1] + 2 * width + 0.5)) + 1
-    distance = np.abs((np.arange(low, high) + 0.5)[None] - centres[:, None]) / width
+    distance = (np.abs((np.arange(low, high) + 0.5)[None] - centres[:, None]) / width).astype(np.float32)
     weights = np.where(
         distance < 1,
         (1.5 * distance - 2.5) * distance**2 + 1,
@@ -35,7 +38,9 @@ def resampling_matrix(start: float, end: float, n_out: int, n_in: int) -> tuple[
     weights /= weights.sum(1, keepdims=True)
     places = np.clip(np.arange(low, high), 0, n_in - 1)  # what lies outside the row reads its end pixels
     starts = np.flatnonzero(np.diff(places, prepend=-1))
-    return np.add.reduceat(weights, starts, axis=1).astype(np.float32), int(places[0]), int(places[-1]) + 1
+    folded = np.add.reduceat(weights, starts, axis=1)
+    folded.flags.writeable = False
+    return folded, int(places[0]), int(places[-1]) + 1
 
 
 def resample(plane: NDArray[np.uint8] | F32, box: tuple[float, float, float, float] | F32, size: tuple[int, int]) -> F32:

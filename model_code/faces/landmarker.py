@@ -72,11 +72,12 @@ class Landmarker(nn.Module):
         nn.init.zeros_(self.shape.bias)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Args: crops: (B, 3, size, size) in [-1, 1].
+        """Landmarks (B, 68, 2) as shares of the crop's side and face logits (B,) of crops (B, 3, size, size) in [-1, 1]."""
+        places, _, logits = self.look(crops)
+        return places, logits
 
-        Returns:
-            Landmarks (B, 68, 2) as shares of the crop's side, and face logits (B,).
-        """
+    def look(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, with the heat maps (B, 68, size / 4, size / 4), before their softmax, in the middle."""
         quarter = self.quarter(self.stem(crops))
         eighth = self.eighth(quarter)
         deep = self.sixteenth(eighth)
@@ -88,7 +89,7 @@ class Landmarker(nn.Module):
         axis = (torch.arange(side, device=heat.device, dtype=heat.dtype) + 0.5) / side
         places = torch.stack([(weight.sum(2) * axis).sum(-1), (weight.sum(3) * axis).sum(-1)], -1)
         pooled = deep.mean((2, 3))
-        return places + self.shape(pooled).unflatten(1, (68, 2)), self.presence(pooled).squeeze(1)
+        return places + self.shape(pooled).unflatten(1, (68, 2)), heat, self.presence(pooled).squeeze(1)
 
     @torch.inference_mode()
     def predict_crops(self, crops: U8, batch: int = 64) -> tuple[F32, F32]:

@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer, OutputContainer
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from model_code.config import MediaConfig
@@ -54,8 +55,9 @@ def stream_video(source: Source, config: MediaConfig | None = None) -> Iterator[
     """
     config = config or MediaConfig()
     shape: tuple[int, int] | None = None
+    reformatter = VideoReformatter()
     for frame, aspect in _frames_at_rate(source, config):
-        out = _upright(from_av(frame), frame.rotation, aspect)
+        out = _upright(from_av(frame, reformatter), frame.rotation, aspect)
         if shape is None:
             shape = out.y.shape
         elif out.y.shape != shape:
@@ -102,8 +104,9 @@ def read_video(source: Source, config: MediaConfig | None = None) -> Video:
     """
     config = config or MediaConfig()
     frames: list[U8] = []
+    reformatter = VideoReformatter()
     for frame, aspect in _frames_at_rate(source, config):
-        rgb = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        rgb = np.rot90(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), frame.rotation // 90)
         height, width = frames[0].shape[:2] if frames else rgb.shape[:2]
         if not frames and aspect != 1:
             width = max(1, round(width * float(aspect if frame.rotation % 180 == 0 else 1 / aspect)))
@@ -362,8 +365,9 @@ def _encode(
     stream: Any = None
     sound: Any = None
     count = 0
+    reformatter = VideoReformatter()
     for item in frames:
-        frame = _to_av(item, pix_fmt)
+        frame = _to_av(item, pix_fmt, reformatter)
         if stream is None:
             stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset})
             stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pix_fmt
@@ -400,13 +404,13 @@ def _encode_audio(container: OutputContainer, stream: Any, audio: F32, sample_ra
         container.mux(packet)
 
 
-def _to_av(item: U8 | YuvFrame, pix_fmt: str) -> av.VideoFrame:
+def _to_av(item: U8 | YuvFrame, pix_fmt: str, reformatter: VideoReformatter) -> av.VideoFrame:
     if isinstance(item, YuvFrame):
         return item.to_av()
     rgb = np.ascontiguousarray(item)
     if pix_fmt == "yuv420p" and (rgb.shape[0] % 2 or rgb.shape[1] % 2):
         rgb = np.pad(rgb, ((0, rgb.shape[0] % 2), (0, rgb.shape[1] % 2), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-    frame = frame.reformat(format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+    frame = reformatter.reformat(frame, format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
     frame.colorspace, frame.color_range = 1, 1
     return frame

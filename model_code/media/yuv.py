@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from av import VideoFrame
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
@@ -94,14 +95,15 @@ def rgb_to_yuv(rgb: F32, space: int, full_range: bool) -> F32:
     return (rgb @ matrix.T + offset).astype(np.float32, copy=False)
 
 
-def from_av(frame: VideoFrame) -> YuvFrame:
+def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
     """The planes of a decoded frame, converted to 8-bit 4:2:0 where they are not, cut to what is there (odd sides too)."""
     space, full_range = int(frame.colorspace), int(frame.color_range) == 2
     if frame.format.name == "yuvj420p":
         full_range = True
     elif frame.format.name != "yuv420p":
         space = 1 if frame.format.name.startswith(("rgb", "bgr", "gbr")) else space
-        frame = frame.reformat(format="yuv420p", dst_colorspace=space if space in (1, 5, 6, 7, 9) else None)
+        target = space if space in (1, 5, 6, 7, 9) else None
+        frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=target, threads=1)
     planes = []
     for plane in frame.planes:
         data = np.frombuffer(plane, np.uint8)[: plane.line_size * plane.height].reshape(plane.height, plane.line_size)
