@@ -223,7 +223,7 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=5000,
+        steps=2600,
         batch_size=8,
         learning_rate=8e-4,
         shift=3.0,
