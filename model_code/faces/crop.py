@@ -43,7 +43,9 @@ def resampling_matrix(start: float, end: float, n_out: int, n_in: int) -> tuple[
     return folded, int(places[0]), int(places[-1]) + 1
 
 
-def resample(plane: NDArray[np.uint8] | F32, box: tuple[float, float, float, float] | F32, size: tuple[int, int]) -> F32:
+def resample(
+    plane: NDArray[np.uint8] | F32, box: tuple[float, float, float, float] | F32, size: tuple[int, int]
+) -> F32:
     """Reads the span `box` (x0, y0, x1, y1) of a (H, W) or (H, W, C) image as (rows, columns) = `size` floats."""
     x0, y0, x1, y1 = (float(value) for value in box)
     factor = max(1, int(min((y1 - y0) / size[0], (x1 - x0) / size[1]) / 1.5))

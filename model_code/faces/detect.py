@@ -159,4 +159,3 @@ def _overlap(a: F32, b: F32) -> float:
     common = float(size[0] * size[1])
     areas = float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]))
     return common / max(areas - common, 1e-6)
-

@@ -63,7 +63,7 @@ class Follower:
         state = _State()
         count = 0
         last: tuple[int, YuvFrame] | None = None
-        for count, frame in enumerate(frames, 1):  # noqa: B007 - the count is read after the loop
+        for count, frame in enumerate(frames, 1):
             last = (count - 1, frame)
             if (count - 1) % self.step == 0:
                 pending.append(last)

@@ -72,7 +72,7 @@ class Landmarker(nn.Module):
         nn.init.zeros_(self.shape.bias)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Landmarks (B, 68, 2) as shares of the crop's side and face logits (B,) of crops (B, 3, size, size) in [-1, 1]."""
+        """Crops (B, 3, size, size) in [-1, 1] -> landmarks (B, 68, 2) as shares of the side, face logits (B,)."""
         places, _, logits = self.look(crops)
         return places, logits
 
@@ -141,5 +141,7 @@ class Landmarker(nn.Module):
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         model = cls(config["size"], tuple(config["channels"]))
         state = load_file(folder / "model.safetensors")
-        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+        model.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        )
         return model.to(memory_format=torch.channels_last).eval()

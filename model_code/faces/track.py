@@ -10,7 +10,7 @@ from model_code.config import MediaConfig
 
 F32 = NDArray[np.float32]
 
-LOOK_SCALE = 1.45
+LOOK_SCALE = 1.2
 """Side of the landmarker's square over the longer side of the face's box."""
 CROP_SCALE = MediaConfig().crop_scale
 

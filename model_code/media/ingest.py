@@ -174,7 +174,9 @@ def read_sidecar(path: Path) -> Sidecar:
     """Reads NAME.json; raises the refusal that quarantine shows."""
     card = path.with_suffix(".json")
     if not card.is_file():
-        raise _Refusal("no sidecar", f"'{path.name}' has no '{card.name}': write speaker_id, language, licence, consent")
+        raise _Refusal(
+            "no sidecar", f"'{path.name}' has no '{card.name}': write speaker_id, language, licence, consent"
+        )
     try:
         return Sidecar.model_validate_json(card.read_bytes())
     except ValidationError as error:
@@ -245,7 +247,9 @@ def _sound(path: Path, config: MediaConfig, count: int) -> F32:
     audio = read_audio(_companion(path, ".wav") or path, config)
     length = round(count * config.sample_rate / config.fps)
     if len(audio) < 0.5 * length:
-        raise _Refusal("no sound", f"'{path.name}' has {len(audio) / config.sample_rate:.1f} s of sound for its pictures")
+        raise _Refusal(
+            "no sound", f"'{path.name}' has {len(audio) / config.sample_rate:.1f} s of sound for its pictures"
+        )
     return np.pad(audio, (0, max(0, length - len(audio))))[:length]
 
 
@@ -266,7 +270,9 @@ def _clip(shot: _Shot, audio: F32, config: MediaConfig, landmarker: Landmarker, 
     crops, raw_landmarks, confidence, boxes = _crops(shot, track, landmarker, config)
     step = config.sample_rate / config.fps
     sound = audio[round(shot.start * step) : round(shot.end * step)]
-    landmarks = ((raw_landmarks - boxes[:, None, :2]) * (size / (boxes[:, None, 2:] - boxes[:, None, :2]))).astype(np.float32)
+    landmarks = ((raw_landmarks - boxes[:, None, :2]) * (size / (boxes[:, None, 2:] - boxes[:, None, :2]))).astype(
+        np.float32
+    )
     scores = quality(crops, landmarks, sound)
     scores["face_pixels"] = float(np.median(interocular(raw_landmarks)))
     scores["landmark_confidence"] = float(confidence.mean())
@@ -297,9 +303,7 @@ def _crops(
 ) -> tuple[NDArray[np.uint8], F32, F32, F32]:
     """Crops at the track's boxes, and landmarks (in pixels of the raw frame) looked at in every crop."""
     size = config.crop_size
-    crops = np.stack(
-        [crop_yuv(frame, box, size) for frame, box in zip(shot.frames(), track.boxes, strict=True)]
-    )
+    crops = np.stack([crop_yuv(frame, box, size) for frame, box in zip(shot.frames(), track.boxes, strict=True)])
     looks = crops if size == landmarker.size else np.stack([_scaled(one, landmarker.size) for one in crops])
     landmarks, confidence = landmarker.predict_crops(looks)
     return crops, from_crop(landmarks, track.boxes, landmarker.size), confidence, track.boxes
@@ -322,7 +326,9 @@ def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, f
     )
     middle /= 255
     sharpness = float(np.mean([cv2.Laplacian(one, cv2.CV_32F).var() for one in middle[::5]]))
-    moved = np.linalg.norm(np.diff(landmarks, axis=0), axis=-1).mean() / max(float(np.median(interocular(landmarks))), 1e-3)
+    moved = np.linalg.norm(np.diff(landmarks, axis=0), axis=-1).mean() / max(
+        float(np.median(interocular(landmarks))), 1e-3
+    )
     return {
         "sharpness": sharpness,
         "brightness": float(middle.mean()),
@@ -340,7 +346,11 @@ def _judge(scores: dict[str, float], limits: Limits) -> None:
             "no face",
             f"landmark confidence {scores['landmark_confidence']:.2f} is under {limits.confidence}",
         ),
-        (scores["sharpness"] < limits.sharpness, "blurred", f"sharpness {scores['sharpness']:.4f} < {limits.sharpness}"),
+        (
+            scores["sharpness"] < limits.sharpness,
+            "blurred",
+            f"sharpness {scores['sharpness']:.4f} < {limits.sharpness}",
+        ),
         (not dark <= scores["brightness"] <= bright, "badly lit", f"face brightness {scores['brightness']:.2f}"),
         (scores["loudness"] < limits.loudness, "no sound", "the sound is silent"),
     ):

@@ -17,10 +17,7 @@ from model_code.errors import InputError
 
 #: Containers that hold their media themselves. Playlists (hls, concat, dash), image patterns and devices,
 #: which can point at other files or addresses, are not among them.
-DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,"
-    "wav,w64,flac,mp3,aac,aiff,caf,amr,ac3"
-)
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,wav,w64,flac,mp3,aac,aiff,caf,amr,ac3"
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
 
 Source = str | Path | bytes
@@ -80,7 +77,8 @@ def open_media(source: Source) -> Iterator[InputContainer]:
         raise InputError(f"{name} may not be read", "check its permissions") from None
     except (av.FFmpegError, ValueError, OSError):
         raise InputError(
-            f"{name} is not a video or sound file that can be read", "it may be cut off or of another kind: export it as mp4"
+            f"{name} is not a video or sound file that can be read",
+            "it may be cut off or of another kind: export it as mp4",
         ) from None
     with container:
         yield container
@@ -112,13 +110,14 @@ def check_limits(container: InputContainer, name: str, config: MediaConfig) -> M
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if max(width, height) > config.max_side:
             raise InputError(
-                f"{name} is {width}x{height}, sides over {config.max_side} px", f"scale it to {config.max_side} px or less"
+                f"{name} is {width}x{height}, sides over {config.max_side} px",
+                f"scale it to {config.max_side} px or less",
             )
         if stream.frames > max_frames(config):
-            raise InputError(f"{name} has {stream.frames} frames, more than {max_frames(config)}", "lower its frame rate")
-    return MediaInfo(
-        name, duration, width, height, fps, bool(container.streams.video), bool(container.streams.audio)
-    )
+            raise InputError(
+                f"{name} has {stream.frames} frames, more than {max_frames(config)}", "lower its frame rate"
+            )
+    return MediaInfo(name, duration, width, height, fps, bool(container.streams.video), bool(container.streams.audio))
 
 
 def max_frames(config: MediaConfig) -> int:

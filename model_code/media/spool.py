@@ -24,13 +24,15 @@ class FrameSpool:
     """
 
     def __init__(self, keep: bool) -> None:
-        self._file: IO[bytes] | None = tempfile.TemporaryFile() if keep else None
+        self._file: IO[bytes] | None = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 - closed on exit
         self._like: YuvFrame | None = None
 
     def __enter__(self) -> FrameSpool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -56,5 +58,7 @@ class FrameSpool:
         sizes = [plane.size for plane in like.planes()]
         self._file.seek(index * sum(sizes))
         data = np.frombuffer(self._file.read(sum(sizes)), np.uint8)
-        y, u, v = (part.reshape(p.shape) for part, p in zip(np.split(data, np.cumsum(sizes)[:-1]), like.planes(), strict=True))
+        y, u, v = (
+            part.reshape(p.shape) for part, p in zip(np.split(data, np.cumsum(sizes)[:-1]), like.planes(), strict=True)
+        )
         return YuvFrame(y, u, v, like.space, like.full_range)

@@ -203,7 +203,10 @@ def from_mp4_bytes(data: bytes) -> U8:
 
 
 def _frames_at_rate(source: Source, config: MediaConfig) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """Frames and the shape of their pixels. Frame n is the one whose time is nearest to n / fps among those shown there; gaps repeat the last frame."""
+    """Frames and the shape of their pixels.
+
+    Frame n is the one whose time is nearest to n / fps; gaps repeat the frame before.
+    """
     name = source_name(source)
     with open_media(source) as container:
         info = check_limits(container, name, config)
@@ -275,7 +278,9 @@ def _check_complete(container: InputContainer, name: str, duration: float | None
     if stream.duration and stream.time_base:
         duration = float(stream.duration * stream.time_base)
     if duration is not None and end < 0.8 * duration - 0.5:
-        raise InputError(f"{name} is cut off: {end:.1f} s of its {duration:.1f} s can be decoded", "copy or export it again")
+        raise InputError(
+            f"{name} is cut off: {end:.1f} s of its {duration:.1f} s can be decoded", "copy or export it again"
+        )
 
 
 def _start(container: InputContainer) -> float | None:
@@ -321,7 +326,7 @@ def _pixel_aspect(container: InputContainer) -> Fraction:
 
 
 def _upright(frame: YuvFrame, rotation: int, aspect: Fraction) -> YuvFrame:
-    """Turns a frame counter-clockwise by its rotation (a multiple of 90 degrees), squares its pixels, evens its sides."""
+    """Turns a frame counter-clockwise by its rotation (90, 180, ... degrees), squares its pixels, evens its sides."""
     turns = rotation // 90
     planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in frame.planes()]
     if turns % 2:
@@ -330,7 +335,9 @@ def _upright(frame: YuvFrame, rotation: int, aspect: Fraction) -> YuvFrame:
     even = (height + height % 2, width + width % 2)
     sides = [even, (even[0] // 2, even[1] // 2), (even[0] // 2, even[1] // 2)]
     padded = [
-        np.pad(plane, ((0, h - plane.shape[0]), (0, w - plane.shape[1])), mode="edge") if plane.shape != (h, w) else plane
+        np.pad(plane, ((0, h - plane.shape[0]), (0, w - plane.shape[1])), mode="edge")
+        if plane.shape != (h, w)
+        else plane
         for plane, (h, w) in zip(planes, sides, strict=True)
     ]
     out = YuvFrame(padded[0], padded[1], padded[2], frame.space, frame.full_range)

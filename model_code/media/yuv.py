@@ -96,7 +96,7 @@ def rgb_to_yuv(rgb: F32, space: int, full_range: bool) -> F32:
 
 
 def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
-    """The planes of a decoded frame, converted to 8-bit 4:2:0 where they are not, cut to what is there (odd sides too)."""
+    """The planes of a decoded frame, converted to 8-bit 4:2:0 where they are in another form."""
     space, full_range = int(frame.colorspace), int(frame.color_range) == 2
     if frame.format.name == "yuvj420p":
         full_range = True

@@ -12,8 +12,13 @@ F32 = NDArray[np.float32]
 def _points() -> F32:
     """68 landmarks: origin between the eyes, eye distance 1, y down."""
     jaw = [(-1.18 * np.cos(a), 0.1 + 1.75 * np.sin(a)) for a in np.linspace(0, np.pi, 17)]
-    brows = [(x, -0.4 - 0.08 * np.cos((abs(x) - 0.55) * 3)) for x in (-0.9, -0.72, -0.55, -0.38, -0.2, 0.2, 0.38, 0.55, 0.72, 0.9)]
-    nose = [(0, 0), (0, 0.19), (0, 0.38), (0, 0.56)] + [(x, 0.7 + 0.06 * (1 - abs(x) / 0.25)) for x in (-0.25, -0.12, 0, 0.12, 0.25)]
+    brows = [
+        (x, -0.4 - 0.08 * np.cos((abs(x) - 0.55) * 3))
+        for x in (-0.9, -0.72, -0.55, -0.38, -0.2, 0.2, 0.38, 0.55, 0.72, 0.9)
+    ]
+    nose = [(0, 0), (0, 0.19), (0, 0.38), (0, 0.56)] + [
+        (x, 0.7 + 0.06 * (1 - abs(x) / 0.25)) for x in (-0.25, -0.12, 0, 0.12, 0.25)
+    ]
     eye = [(-0.24, 0), (-0.1, -0.08), (0.1, -0.08), (0.24, 0), (0.1, 0.07), (-0.1, 0.07)]
     eyes = [(x - 0.5, y) for x, y in eye] + [(x + 0.5, y) for x, y in eye]
     outer = [(0.45 * -np.cos(a), 1.18 - 0.17 * np.sin(a)) for a in np.linspace(0, np.pi, 7)]

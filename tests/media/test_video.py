@@ -108,7 +108,9 @@ def test_rotation_is_honoured(clip: Path, tmp_path: Path, rotation: int) -> None
     assert np.abs(next(iter(stream_video(turned))).to_rgb().astype(int) - expected[0]).mean() < 4.0
 
 
-@pytest.mark.parametrize(("rate", "expected"), [("30", 25), ("60000/1001", 25), ("12", 25), ("50", 25), ("24000/1001", 25)])
+@pytest.mark.parametrize(
+    ("rate", "expected"), [("30", 25), ("60000/1001", 25), ("12", 25), ("50", 25), ("24000/1001", 25)]
+)
 def test_other_rates_become_25(clip: Path, tmp_path: Path, rate: str, expected: int) -> None:
     other = tmp_path / "other.mp4"
     _ffmpeg("-f", "lavfi", "-i", f"testsrc=size=64x64:rate={rate}:duration=2", "-pix_fmt", "yuv420p", other)
@@ -120,7 +122,17 @@ def test_variable_rate_is_placed_by_time(tmp_path: Path) -> None:
     source, varied = tmp_path / "source.mp4", tmp_path / "varied.mp4"
     levels = np.arange(20, 240, 20)
     write_video(source, [np.full((64, 64, 3), level, np.uint8) for level in levels], crf=4)
-    _ffmpeg("-i", source, "-vf", "setpts='N/25/TB + floor(N/2)*0.16/TB'", "-fps_mode", "vfr", "-video_track_timescale", "90000", varied)
+    _ffmpeg(
+        "-i",
+        source,
+        "-vf",
+        "setpts='N/25/TB + floor(N/2)*0.16/TB'",
+        "-fps_mode",
+        "vfr",
+        "-video_track_timescale",
+        "90000",
+        varied,
+    )
     frames = read_video(varied).frames
     seen = frames.mean((1, 2, 3))
     times = np.arange(len(levels)) / 25 + np.arange(len(levels)) // 2 * 0.16
@@ -131,7 +143,9 @@ def test_variable_rate_is_placed_by_time(tmp_path: Path) -> None:
 
 def test_odd_sides_and_wide_pixels(tmp_path: Path) -> None:
     odd, wide = tmp_path / "odd.mkv", tmp_path / "wide.mp4"
-    _ffmpeg("-f", "lavfi", "-i", "testsrc=size=75x51:rate=25:duration=0.4", "-pix_fmt", "yuv444p", "-c:v", "libx264", odd)
+    _ffmpeg(
+        "-f", "lavfi", "-i", "testsrc=size=75x51:rate=25:duration=0.4", "-pix_fmt", "yuv444p", "-c:v", "libx264", odd
+    )
     assert read_video(odd).frames.shape == (10, 51, 75, 3)
     frame = next(stream_video(odd))
     assert (frame.height, frame.width) == (52, 76)
@@ -147,7 +161,17 @@ def test_odd_sides_and_wide_pixels(tmp_path: Path) -> None:
 def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> None:
     path = tmp_path / "other.mkv"
     codec = "ffv1" if pix_fmt == "gray" else "libx264"
-    _ffmpeg("-i", clip, "-vf", f"scale=out_range={'pc' if pix_fmt == 'yuvj420p' else 'tv'}", "-pix_fmt", pix_fmt, "-c:v", codec, path)
+    _ffmpeg(
+        "-i",
+        clip,
+        "-vf",
+        f"scale=out_range={'pc' if pix_fmt == 'yuvj420p' else 'tv'}",
+        "-pix_fmt",
+        pix_fmt,
+        "-c:v",
+        codec,
+        path,
+    )
     rgb = read_video(path).frames[3].astype(int)
     planes = next(stream_video(path)).to_rgb()
     assert planes.shape == rgb.shape
@@ -155,7 +179,9 @@ def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> N
         assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
 
 
-@pytest.mark.parametrize("name", ["with space.mp4", "it's \"quoted\".mp4", "видео-影片.mp4", "-leading.mp4", "100%d.mp4", "a:b.mp4"])
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", 'it\'s "quoted".mp4', "видео-影片.mp4", "-leading.mp4", "100%d.mp4", "a:b.mp4"]
+)
 def test_odd_names(clip: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / name
     path.write_bytes(clip.read_bytes())
@@ -168,7 +194,9 @@ def test_odd_names(clip: Path, tmp_path: Path, name: str, monkeypatch: pytest.Mo
 
 def test_sound_starts_with_the_pictures(tmp_path: Path, clip: Path) -> None:
     late = tmp_path / "late.mkv"
-    _ffmpeg("-i", clip, "-itsoffset", "0.4", "-i", clip, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", late)
+    _ffmpeg(
+        "-i", clip, "-itsoffset", "0.4", "-i", clip, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", late
+    )
     audio = read_audio(late)
     assert np.abs(audio[: round(0.38 * 16_000)]).max() < 0.02
     assert np.abs(audio[round(0.45 * 16_000) : round(0.6 * 16_000)]).max() > 0.3
@@ -236,9 +264,7 @@ def _sound_only(path: Path, clip: Path) -> None:
     "spoil", [_text, _empty, _cut, _half, _folder, _missing, _playlist, _concat, _dash, _sdp, _sound_only]
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".m3u8"])
-def test_bad_files_get_one_line(
-    spoil: Callable[[Path, Path], None], suffix: str, clip: Path, tmp_path: Path
-) -> None:
+def test_bad_files_get_one_line(spoil: Callable[[Path, Path], None], suffix: str, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / f"bad{suffix}"
     spoil(path.with_suffix(".mp4"), clip)
     if suffix != ".mp4" and path.with_suffix(".mp4").exists():
