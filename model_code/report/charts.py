@@ -17,10 +17,11 @@ def number(value: float) -> str:
     """A short number for axes and tables."""
     if not math.isfinite(value):
         return "-"
-    if value == 0:
+    if abs(value) < 5e-5:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) < 100 else 0
-    return f"{value:.{min(digits, 4)}f}"
+    text = f"{value:.{min(digits, 4)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -134,10 +135,10 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
 
 def interval_chart(rows: Mapping[str, Mapping[str, float]], label: str) -> str:
     """Values with their intervals, one a line, on a common axis with zero marked."""
-    height = TOP + BOTTOM + 22 * len(rows)
+    height = TOP + BOTTOM + 40 * len(rows)
     ends = [value for row in rows.values() for value in (row["low"], row["high"], 0.0)]
     frame = _Frame(_range(ends), (0, 1), 640, height)
-    left, parts = 250, []
+    left, parts = 270, []
 
     def px(value: float) -> float:
         return left + (value - frame.x[0]) / (frame.x[1] - frame.x[0]) * (frame.width - left - RIGHT)
@@ -151,7 +152,7 @@ def interval_chart(rows: Mapping[str, Mapping[str, float]], label: str) -> str:
         )
     parts.append(f'<line class="limit" x1="{px(0):.1f}" x2="{px(0):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
     for index, (name, row) in enumerate(rows.items()):
-        y = TOP + 11 + 22 * index
+        y = TOP + 20 + 40 * index
         parts.append(f'<text class="name" x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line class="whisker" x1="{px(row["low"]):.1f}" x2="{px(row["high"]):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{px(row["value"]):.1f}" cy="{y}" r="4"/>')

@@ -11,12 +11,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import cv2
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
 import model_code.config as config_module
 from model_code.config import Config
 from model_code.errors import InputError
+from model_code.media.video import read_video
 from model_code.metrics.scores import BARS, COPY, EXACT, Bar
 from model_code.report import charts
 from model_code.report.data import Curve, ReportData, Stage
@@ -107,7 +109,14 @@ def write_report(data: ReportData, folder: Path) -> Path:
             (item, Markup(charts.line_chart({k: (item.thresholds, v) for k, v in item.accepted.items()}, item.measure)))
             for item in data.calibrations
         ],
-        cases=[(case, _mouth_chart(case.true_opening, case.read_opening)) for case in data.cases],
+        cases=[
+            (
+                case,
+                [_poster(folder / name) for name in (case.input, case.dub, case.reference)],
+                _mouth_chart(case.true_opening, case.read_opening),
+            )
+            for case in data.cases
+        ],
         pictures=[(caption, _inline(Path(path))) for caption, path in data.pictures],
         deviations=deviations(data.effects),
     )
@@ -128,13 +137,12 @@ def _bar(measure: str) -> Bar:
     return next(bar for bar in BARS if bar.measure == measure)
 
 
-def _cell(estimate: dict[str, float] | None) -> dict[str, str] | None:
+def _cell(bar: Bar, estimate: dict[str, float] | None) -> dict[str, str] | None:
     if estimate is None:
         return None
-    return {
-        "value": charts.number(estimate["value"]),
-        "interval": f"{charts.number(estimate['low'])} to {charts.number(estimate['high'])}",
-    }
+    digits = 1 if bar.unit == "dB" else 3
+    value, low, high = (f"{estimate[name]:.{digits}f}".replace("-", "\u2212") for name in ("value", "low", "high"))
+    return {"value": value, "interval": f"{low} to {high}"}
 
 
 def _table(data: ReportData, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def _table(data: ReportData, columns: tuple[str, ...]) -> dict[str, Any]:
                 "title": ROW_TITLES.get(row, row),
                 "final": row == data.scores.get("final"),
                 "judge": row in (COPY, EXACT),
-                "cells": [_cell(values.get(name)) for name in shown],
+                "cells": [_cell(_bar(name), values.get(name)) for name in shown],
                 "paper": [PAPER_ROWS.get(row, {}).get(name) for name in shown],
             }
             for row, values in rows.items()
@@ -160,7 +168,7 @@ def _bars(data: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "bar": bar,
-            "cell": _cell(row[bar.measure]),
+            "cell": _cell(bar, row[bar.measure]),
             "met": bar.met(row[bar.measure]["value"], getattr(bar, data.scale)),
         }
         for bar in BARS
@@ -174,7 +182,7 @@ def _conditions(data: ReportData) -> dict[str, Any]:
     return {
         "columns": [_bar(name) for name in shown],
         "rows": [
-            {"title": label, "cases": row["cases"], "cells": [_cell(row.get(name)) for name in shown]}
+            {"title": label, "cases": row["cases"], "cells": [_cell(_bar(name), row.get(name)) for name in shown]}
             for label, row in conditions.items()
         ],
     }
@@ -184,7 +192,7 @@ def _differences(data: ReportData) -> list[tuple[str, Markup, list[dict[str, Any
     charted = []
     for title, row in data.scores.get("differences", {}).items():
         lines = [
-            {"bar": _bar(name), "cell": _cell(row[name]), "better": _better(_bar(name), row[name])}
+            {"bar": _bar(name), "cell": _cell(_bar(name), row[name]), "better": _better(_bar(name), row[name])}
             for name in (*STEP_COLUMNS, *PAPER_COLUMNS, "perceptual_distance")
             if name in row
         ]
@@ -216,8 +224,18 @@ def _mouth_chart(true: Sequence[float], read: Sequence[float]) -> Markup:
 
 
 def _inline(path: Path) -> Markup:
-    kind = "png" if path.suffix == ".png" else "jpeg"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}")
+    return _data_uri("png" if path.suffix == ".png" else "jpeg", path.read_bytes())
+
+
+def _poster(video: Path) -> Markup:
+    """The middle frame, so that the page shows faces before anything plays, and on paper."""
+    frames = read_video(video).frames
+    _, encoded = cv2.imencode(".jpg", frames[len(frames) // 2][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return _data_uri("jpeg", encoded.tobytes())
+
+
+def _data_uri(kind: str, data: bytes) -> Markup:
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
 
 
 def chain_svg(stages: Sequence[Stage]) -> str:
@@ -235,7 +253,7 @@ def chain_svg(stages: Sequence[Stage]) -> str:
     lanes: dict[int, list[str]] = defaultdict(list)
     for stage in stages:
         lanes[column(stage.name)].append(stage.name)
-    box_w, box_h, gap_x, gap_y = 158, 62, 46, 20
+    box_w, box_h, gap_x, gap_y = 124, 58, 26, 16
     tallest = max(len(lane) for lane in lanes.values())
     height = tallest * (box_h + gap_y) + gap_y
     places = {}
@@ -259,10 +277,10 @@ def chain_svg(stages: Sequence[Stage]) -> str:
         parts.append(
             f'<g class="stage {stage.state}" transform="translate({x},{y:.0f})">'
             f'<rect width="{box_w}" height="{box_h}" rx="9"/>'
-            f'<text class="title" x="12" y="22">{escape(stage.title)}</text>'
-            f'<text class="time" x="12" y="38">{escape(time)}</text>'
-            f'<text class="detail" x="12" y="53">{escape(stage.detail[:30])}</text></g>'
+            f'<text class="title" x="10" y="22">{escape(stage.title)}</text>'
+            f'<text class="time" x="10" y="38">{escape(time)}</text>'
+            f'<text class="detail" x="10" y="53">{escape(stage.detail[:22])}</text></g>'
         )
     width = 16 + (max(lanes) + 1) * (box_w + gap_x) - gap_x
-    box = f'width="{width}" viewBox="0 0 {width} {height}"'
+    box = f'viewBox="0 0 {width} {height}" style="min-width:{width * 0.7:.0f}px;max-width:{width}px"'
     return f'<svg class="chain" {box} role="img" aria-label="the chain">{"".join(parts)}</svg>'
