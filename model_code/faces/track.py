@@ -12,7 +12,7 @@ F32 = NDArray[np.float32]
 
 LOOK_SCALE = 1.2
 """Side of the landmarker's square over the longer side of the face's box."""
-CROP_SCALE = MediaConfig().crop_scale
+CROP_SCALE: float = MediaConfig.model_fields["crop_scale"].default
 
 
 def face_box(landmarks: F32, scale: float = LOOK_SCALE) -> F32:
@@ -37,8 +37,8 @@ def face_box(landmarks: F32, scale: float = LOOK_SCALE) -> F32:
 def crop_boxes(landmarks: F32, scale: float = CROP_SCALE, still: float = 0.04) -> F32:
     """Steady crop boxes of a shot: they follow the head, not the mouth.
 
-    The centre follows eyes and nose (zero-phase, about a third of a second); how far it lies from them and how large
-    the box is are medians of the shot, unless the face really comes closer. Where the head hardly moves the box stands.
+    The centre follows eyes and nose (zero-phase, about a third of a second) and the size the length from eyes to nose;
+    how they lie to the face's box are medians of the shot. Where the head hardly moves the box stands.
 
     Args:
         landmarks: (T, 68, 2) in pixels.
@@ -51,6 +51,8 @@ def crop_boxes(landmarks: F32, scale: float = CROP_SCALE, still: float = 0.04) -
     boxes = face_box(landmarks, scale)
     count = len(boxes)
     sides = boxes[:, 2] - boxes[:, 0]
+    length = np.maximum(np.linalg.norm(landmarks[:, 36:48].mean(1) - landmarks[:, 31:36].mean(1), axis=1), 1e-3)
+    sides = length * np.median(sides / length)
     anchor = landmarks[:, [36, 39, 42, 45, 27, 30]].mean(1)
     offset = np.median(((boxes[:, :2] + boxes[:, 2:]) / 2 - anchor) / sides[:, None], axis=0)
     side = np.median(sides)

@@ -247,8 +247,9 @@ def _concat(path: Path, clip: Path) -> None:
 
 def _dash(path: Path, clip: Path) -> None:
     path.write_text(
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S">'
-        f'<Period><AdaptationSet><Representation id="0"><BaseURL>{clip}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+        f'<Period><AdaptationSet><Representation id="0"><BaseURL>{clip}</BaseURL></Representation></AdaptationSet>'
+        "</Period></MPD>"
     )
 
 
