@@ -39,16 +39,20 @@ class IdentityEncoder(SavedModule[IdentityConfig]):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
             before, side = width, (side + 1) // 2
         self.stages = nn.Sequential(*layers)
-        self.project = nn.Linear(before * side * side, self.config.embedding)
+        self.project = nn.Sequential(nn.Dropout(0.2), nn.Linear(before * side * side, self.config.embedding))
+        self.oval: Tensor
+        self.register_buffer("oval", _oval(self.config.crop_size), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Unit vectors (N, embedding), differentiable, from crops (N, 3, H, W) in [-1, 1]."""
         size = self.config.crop_size
         if pictures.shape[-2:] != (size, size):
             pictures = F.interpolate(pictures, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        # A mean and spread of its own for every picture takes most of the light away.
-        mean, spread = pictures.mean((2, 3), keepdim=True), pictures.std((1, 2, 3), keepdim=True)
-        hidden = self.stages((pictures - mean) / (spread + 0.05))
+        # The face alone, by its own mean and spread: without the background and most of the light.
+        share = self.oval / self.oval.sum()
+        centred = pictures - (pictures * share).sum((2, 3), keepdim=True)
+        spread = ((centred**2 * share).sum((2, 3), keepdim=True).mean(1, keepdim=True) + 1e-4).sqrt()
+        hidden = self.stages(self.oval * centred / (spread + 0.05))
         return F.normalize(self.project(hidden.flatten(1)), dim=-1)
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
@@ -65,6 +69,13 @@ class IdentityEncoder(SavedModule[IdentityConfig]):
             pictures = torch.from_numpy(np.ascontiguousarray(frames[start : start + chunk])).permute(0, 3, 1, 2)
             parts.append(self(pictures.float() / 127.5 - 1).numpy())
         return np.concatenate(parts) if parts else np.zeros((0, self.config.embedding), np.float32)
+
+
+def _oval(size: int) -> Tensor:
+    """(size, size) soft mask of where a face lies in a crop."""
+    places = (torch.arange(size) + 0.5) / size - 0.5
+    radius = ((places / 0.38) ** 2 + ((places[:, None] - 0.02) / 0.45) ** 2).sqrt()
+    return torch.sigmoid((1 - radius) / 0.05)
 
 
 def identity_cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
