@@ -67,11 +67,11 @@ class TransformerConfig(Config):
     num_heads: int = 6
     ffn_dim: int = 768
     freq_dim: int = 128
-    in_channels: int = 64
+    in_channels: int = 160
     context_channels: int = Field(
         0, description="Extra input channels (the generator's masked video); 0 in the editor."
     )
-    out_channels: int = 64
+    out_channels: int = 160
     patch_size: tuple[int, int, int] = (1, 2, 2)
     text_dim: int | None = Field(
         None,
@@ -215,7 +215,7 @@ class PretrainConfig(Config):
     frame_size: int = 192
     crop_size: int = 96
     processes: int = 2
-    codec_steps: int = 1500
+    codec_steps: int = 700
     landmarker_steps: int = 1500
     perceptual_steps: int = 600
     audio_encoder_steps: int = 1500
@@ -223,7 +223,7 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=2600,
+        steps=3000,
         batch_size=8,
         learning_rate=8e-4,
         shift=3.0,

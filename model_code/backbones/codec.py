@@ -55,7 +55,7 @@ class BlockCodecConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    channels: int = Field(64, description="Principal components kept of the 768 numbers of a 4x8x8 RGB block.")
+    channels: int = Field(160, description="Principal components kept of the 768 numbers of a 4x8x8 RGB block.")
     whitening: float = Field(0.5, description="Channels are divided by std**whitening: 0 keeps PCA's, 1 whitens.")
     refiner_width: int = Field(160, description="Channels of the refiner's trunk at latent resolution.")
     refiner_blocks: int = Field(3, description="Residual blocks of the refiner; one temporal mix in the middle.")
