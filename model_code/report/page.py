@@ -140,8 +140,9 @@ def _bar(measure: str) -> Bar:
 def _cell(bar: Bar, estimate: dict[str, float] | None) -> dict[str, str] | None:
     if estimate is None:
         return None
-    digits = 1 if bar.unit == "dB" else 3
-    value, low, high = (f"{estimate[name]:.{digits}f}".replace("-", "\u2212") for name in ("value", "low", "high"))
+    value, low, high = (
+        f"{_rounded(bar, estimate[name]):.{_digits(bar)}f}".replace("-", "\u2212") for name in ("value", "low", "high")
+    )
     return {"value": value, "interval": f"{low} to {high}"}
 
 
@@ -201,8 +202,17 @@ def _differences(data: ReportData) -> list[tuple[str, Markup, list[dict[str, Any
     return charted
 
 
+def _digits(bar: Bar) -> int:
+    return 1 if bar.unit == "dB" else 3
+
+
+def _rounded(bar: Bar, value: float) -> float:
+    """As shown, without a minus before zero."""
+    return round(value, _digits(bar)) + 0.0
+
+
 def _better(bar: Bar, estimate: dict[str, float]) -> str:
-    low, high = estimate["low"], estimate["high"]
+    low, high = _rounded(bar, estimate["low"]), _rounded(bar, estimate["high"])
     if bar.sense == "low":
         low, high = -high, -low
     return "better" if low > 0 else "worse" if high < 0 else "even"
@@ -253,7 +263,7 @@ def chain_svg(stages: Sequence[Stage]) -> str:
     lanes: dict[int, list[str]] = defaultdict(list)
     for stage in stages:
         lanes[column(stage.name)].append(stage.name)
-    box_w, box_h, gap_x, gap_y = 124, 58, 26, 16
+    box_w, box_h, gap_x, gap_y = 136, 58, 22, 16
     tallest = max(len(lane) for lane in lanes.values())
     height = tallest * (box_h + gap_y) + gap_y
     places = {}
@@ -279,7 +289,7 @@ def chain_svg(stages: Sequence[Stage]) -> str:
             f'<rect width="{box_w}" height="{box_h}" rx="9"/>'
             f'<text class="title" x="10" y="22">{escape(stage.title)}</text>'
             f'<text class="time" x="10" y="38">{escape(time)}</text>'
-            f'<text class="detail" x="10" y="53">{escape(stage.detail[:22])}</text></g>'
+            f'<text class="detail" x="10" y="53">{escape(stage.detail[:24])}</text></g>'
         )
     width = 16 + (max(lanes) + 1) * (box_w + gap_x) - gap_x
     box = f'viewBox="0 0 {width} {height}" style="min-width:{width * 0.7:.0f}px;max-width:{width}px"'
