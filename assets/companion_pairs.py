@@ -13,7 +13,7 @@ from assets.produce import Gate, Metadata, Product, produce
 from assets.shards import manifest
 from xdub_platform import pictures
 from xdub_platform.base import base_digest
-from xdub_platform.partitions import is_heldout, pair_partitions, split_pair_key
+from xdub_platform.partitions import is_heldout, pair_partitions, same_shard, split_pair_key
 from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult, pair_suite
 from xdub_platform.settings import Settings
@@ -37,7 +37,7 @@ def config(settings: Settings) -> dict[str, Any]:
 @dg.asset(
     partitions_def=pair_partitions,
     deps=[
-        dg.AssetDep(clips, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard")),
+        same_shard(clips),
         generator,
         identity_encoder,
     ],

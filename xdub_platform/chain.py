@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -73,6 +74,10 @@ class Step:
     run_id: str | None = None
 
 
+Submit = Callable[[Node, dict[str, str]], "Future[Step]"]
+"""Starts the run of a node with tags."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """What the planner cannot read off the graph.
@@ -118,7 +123,9 @@ class Planner:
 
     def nodes(self, selection: str | dg.AssetSelection = "*") -> list[Node]:
         """All wanted nodes of the selected assets in topological order."""
-        chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # a part of `*` that we do not use
+            chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
         keys = chosen.resolve(self.graph)
         ordered = [
             key for key in self.graph.toposorted_asset_keys if key in keys and self.graph.get(key).is_materializable
@@ -178,6 +185,7 @@ class Planner:
         selection: str | dg.AssetSelection = "*",
         *,
         parallel: int = 1,
+        submit: Submit | None = None,
         watch: Callable[[Step], None] = lambda step: None,
     ) -> list[Step]:
         """Runs every stale node whose inputs are in order; a failure blocks only what is made from it.
@@ -188,58 +196,46 @@ class Planner:
         Args:
             selection: Assets in Dagster's selection syntax.
             parallel: Runs that may go on at once.
+            submit: Starts a run elsewhere; None runs it here and now. Not in threads of this process: two Dagster
+                runs in one process end in a deadlock over Python's logging locks.
             watch: Called with every step as it starts and ends, from this thread.
 
         Returns:
             One step for each selected node, in topological order.
         """
         order = self.nodes(selection)
-        plan_id = uuid.uuid4().hex[:12]
+        tags = {STARTED_BY_TAG: self.started_by, PLAN_TAG: uuid.uuid4().hex[:12]}
         steps: dict[Node, Step] = {}
         pending = list(order)
         parents = {node: self.parents(node) for node in order}
         running: dict[Future[Step], Node] = {}
-
-        def settle(step: Step) -> None:
-            steps[step.node] = step
-            watch(step)
-
-        with ThreadPoolExecutor(max_workers=parallel) as pool:
-            while pending or running:
-                for node in list(pending):
-                    if any(parent in pending or parent in running.values() for parent in parents[node]):
-                        continue
-                    if len(running) >= parallel:
-                        break
-                    pending.remove(node)
-                    blocked = self._blocked(node, parents[node], steps)
-                    reason = None if blocked else self.stale(node)
-                    if blocked:
-                        settle(Step(node, Status.BLOCKED, blocked))
-                    elif reason is None:
-                        settle(Step(node, Status.FRESH))
-                    else:
-                        watch(Step(node, Status.RUNNING, reason))
-                        running[pool.submit(self._execute, node, plan_id)] = node
-                if running:
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        del running[future]
-                        settle(future.result())
+        while pending or running:
+            unsettled = {*pending, *running.values()}
+            for node in [node for node in pending if unsettled.isdisjoint(parents[node])][: parallel - len(running)]:
+                pending.remove(node)
+                step = self._decide(node, parents[node], steps)
+                watch(step)
+                if step.status is Status.RUNNING:
+                    running[submit(node, tags) if submit else self._run_here(node, tags)] = node
+                else:
+                    steps[node] = step
+            for future in [*wait(running, return_when=FIRST_COMPLETED).done]:
+                node = running.pop(future)
+                steps[node] = future.result()
+                watch(steps[node])
         return [steps[node] for node in order]
 
-    def _execute(self, node: Node, plan_id: str) -> Step:
-        start = time.monotonic()
-        result = self.job.execute_in_process(
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(node.asset)],
-            partition_key=node.partition,
-            raise_on_error=False,
-            run_config=QUIET,
-            tags={STARTED_BY_TAG: self.started_by, PLAN_TAG: plan_id},
-        )
-        status = Status.DONE if result.success else Status.FAILED
-        return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)
+    def _decide(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> Step:
+        blocked = self._blocked(node, parents, steps)
+        if blocked:
+            return Step(node, Status.BLOCKED, blocked)
+        reason = self.stale(node)
+        return Step(node, Status.RUNNING if reason else Status.FRESH, reason or "")
+
+    def _run_here(self, node: Node, tags: dict[str, str]) -> Future[Step]:
+        done: Future[Step] = Future()
+        done.set_result(execute(self.job, self.instance, node, tags))
+        return done
 
     def _blocked(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> str | None:
         """Why `node` cannot be made now.
@@ -282,6 +278,21 @@ class Planner:
             return True
         versions = [extract_data_version_from_entry(record.event_log_entry) for record in (before, latest)]
         return versions[0] != versions[1]
+
+
+def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tags: dict[str, str]) -> Step:
+    """Makes one node in a Dagster run of its own, in this process."""
+    start = time.monotonic()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(node.asset)],
+        partition_key=node.partition,
+        raise_on_error=False,
+        run_config=QUIET,
+        tags=tags,
+    )
+    status = Status.DONE if result.success else Status.FAILED
+    return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)
 
 
 def failure_line(events: Sequence[dg.DagsterEvent]) -> str:

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +37,6 @@ def main() -> None:
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
     logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
-    # We use a few Dagster features that it calls beta; its notes on that are for us, not for users.
-    warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview)")
     try:
         app()
     except InputError as error:
@@ -81,7 +78,9 @@ def ingest(
     started = time.monotonic()
     drop(settings, files)
     with Progress() as progress:
-        steps = run_chain(settings, selection="raw_corpus or clips", started_by="xdub ingest", watch=progress.watch)
+        steps = run_chain(
+            settings, selection="key:raw_corpus or key:clips", started_by="xdub ingest", watch=progress.watch
+        )
     show_steps(steps, time.monotonic() - started)
     show_quarantine(settings, steps)
     if not _all_good(steps):
@@ -104,7 +103,7 @@ def corpus(receipt: Receipt = None, profile: Profile = None) -> None:
 
 @app.command()
 def run(
-    select: Annotated[str, typer.Option(help="Assets in Dagster's selection syntax, such as 'editor+'.")] = "*",
+    select: Annotated[str, typer.Option(help="Assets in Dagster's selection syntax, such as 'key:editor+'.")] = "*",
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and why.")] = False,
     receipt: Receipt = None,
     profile: Profile = None,

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -75,7 +76,9 @@ class Progress:
     def watch(self, step: Step) -> None:
         """Follows a planner's run."""
         if step.status is Status.RUNNING:
-            self.tasks[step.node] = self.bars.add_task(f"{step.node} [dim]({step.reason})[/dim]", total=1)
+            self.tasks[step.node] = self.bars.add_task(
+                f"{escape(str(step.node))} [dim]({escape(step.reason)})[/dim]", total=1
+            )
             return
         task = self.tasks.pop(step.node, None)
         if task is not None:
@@ -83,7 +86,7 @@ class Progress:
         if step.status is not Status.FRESH:
             colour = COLOURS[step.status]
             time = f"{step.seconds:6.1f} s" if step.seconds else " " * 8
-            self.bars.console.print(f"[{colour}]{step.status:8}[/{colour}] {time}  {step.node}", highlight=False)
+            self.bars.console.print(f"[{colour}]{step.status:8}[/{colour}] {time}  {name}", highlight=False)
             if step.status in (Status.FAILED, Status.BLOCKED):
                 self.bars.console.print(f"         {step.reason}", style=colour, markup=False, highlight=False)
 
@@ -108,7 +111,7 @@ def show_plan(steps: Sequence[Step]) -> None:
     """What would run and why."""
     table = Table("asset and partition", "would run", "because")
     for step in steps:
-        table.add_row(str(step.node), "yes" if step.status is Status.RUNNING else "", step.reason)
+        table.add_row(escape(str(step.node)), "yes" if step.status is Status.RUNNING else "", escape(step.reason))
     Console().print(table)
 
 
@@ -129,7 +132,7 @@ def show_status(settings: Settings, planner: Planner) -> None:
         )
         colour = {"fresh": "green", "stale": "yellow", "missing": "dim", "rejected": "red"}[state]
         table.add_row(
-            step.node.asset, step.node.partition or "", f"[{colour}]{state}[/{colour}]", rejected or step.reason
+            step.node.asset, step.node.partition or "", f"[{colour}]{state}[/{colour}]", escape(rejected or step.reason)
         )
     console = Console()
     console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from types import ModuleType
 
 import dagster as dg
@@ -56,16 +57,18 @@ def code_version(stage: ModuleType, settings: Settings) -> str:
 
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
-    assets = []
-    for stage in STAGES:
-        asset: dg.AssetsDefinition = getattr(stage, stage_name(stage))
-        version = code_version(stage, settings)
-        assets.append(
-            asset.map_asset_specs(lambda spec, version=version: spec.replace_attributes(code_version=version))
-        )
+    assets = [versioned(getattr(stage, stage_name(stage)), code_version(stage, settings)) for stage in STAGES]
     return dg.Definitions(
         assets=assets, resources={"platform": build_platform(settings)}, executor=dg.in_process_executor
     )
+
+
+def versioned(asset: dg.AssetsDefinition, version: str) -> dg.AssetsDefinition:
+    """The same asset with a code version."""
+    with warnings.catch_warnings():
+        # Dagster calls mapping specs a preview; the alternative is to build every asset inside a function.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return asset.map_asset_specs(lambda spec: spec.replace_attributes(code_version=version))
 
 
 defs = build_definitions(load_settings())

@@ -6,6 +6,8 @@ ingested like all footage and never reach pairs or training.
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 VARIANTS = ("generated", "relit", "rendered")
@@ -14,6 +16,15 @@ SHARDS_NAME = "shard"
 
 shards = dg.DynamicPartitionsDefinition(name=SHARDS_NAME)
 pair_partitions = dg.MultiPartitionsDefinition({"shard": shards, "variant": dg.StaticPartitionsDefinition(VARIANTS)})
+
+
+def same_shard(asset: dg.AssetsDefinition) -> dg.AssetDep:
+    """Dependency of a shard's pairs on the same shard of `asset`."""
+    with warnings.catch_warnings():
+        # Dagster calls this mapping beta; it is what a partition of two dimensions needs.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        mapping = dg.MultiToSingleDimensionPartitionMapping("shard")
+    return dg.AssetDep(asset, partition_mapping=mapping)
 
 
 def is_heldout(shard: str) -> bool:

@@ -15,6 +15,7 @@ from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
 from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, split_pair_key
 from xdub_platform.platform import Platform, build_platform
+from xdub_platform.processes import RunProcesses
 from xdub_platform.settings import Settings
 
 
@@ -88,7 +89,11 @@ def run_chain(
     Raises:
         InputError: Another run is at work on the same state root.
     """
+    parallel = settings.processes.parallel_runs
     with exclusive(settings), open_instance(settings) as instance:
         take_in(settings, instance)
         planner = chain_planner(settings, instance, started_by)
-        return planner.run(selection, parallel=settings.processes.parallel_runs, watch=watch)
+        if parallel == 1:
+            return planner.run(selection, watch=watch)
+        with RunProcesses(settings) as processes:
+            return planner.run(selection, parallel=parallel, submit=processes.submit, watch=watch)

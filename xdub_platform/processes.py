@@ -1,0 +1,73 @@
+"""Processes that execute the planner's runs, each with its own definitions and instance."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import dagster as dg
+
+from xdub_platform.chain import Node, Step, execute
+from xdub_platform.definitions import build_definitions
+from xdub_platform.instance import open_instance
+from xdub_platform.settings import Settings
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What one process executes with."""
+
+    job: dg.JobDefinition
+    instance: dg.DagsterInstance
+
+
+_opened: list[Runtime] = []
+"""This process's runtime: a process pool hands its initializer's product on in no other way."""
+
+
+class RunProcesses:
+    """A pool of processes for runs; they start with the first run and end with this process.
+
+    Args:
+        settings: Of the state root; also says how many.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.pool = ProcessPoolExecutor(
+            settings.processes.parallel_runs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_open,
+            initargs=(settings.model_dump(mode="json"),),
+        )
+
+    def __enter__(self) -> RunProcesses:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, node: Node, tags: dict[str, str]) -> Future[Step]:
+        """Makes a node in one of the processes."""
+        return self.pool.submit(_execute, node, tags)
+
+
+def _open(resolved: dict[str, Any]) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    settings = Settings.model_validate(resolved)
+    job = build_definitions(settings).resolve_implicit_global_asset_job_def()
+    _opened.append(Runtime(job, open_instance(settings)))
+
+
+def _execute(node: Node, tags: dict[str, str]) -> Step:
+    return execute(_opened[0].job, _opened[0].instance, node, tags)
