@@ -132,7 +132,7 @@ def ingest_file(
         occluder = _companion(path, OCCLUDER_SUFFIX + ".mp4")
         masks = VideoFrames(occluder, config) if occluder else None
     except InputError as error:
-        reason = "no sound" if "sound" in error.what else "unreadable"
+        reason = "no sound" if re.search("(has no|of) sound", error.what) else "unreadable"
         return [], [Quarantined(path.name, reason, str(error))]
     except _Refusal as refusal:
         return [], [Quarantined(path.name, refusal.reason, refusal.detail)]

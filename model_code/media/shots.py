@@ -21,7 +21,7 @@ def find_cuts(frames: Iterable[YuvFrame]) -> tuple[list[int], int]:
     images = []
     for frame in frames:
         small = cv2.resize(frame.y, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(-1)
-        images.append((small - small.mean()) / (small.std() + 4.0))
+        images.append((small - small.mean()) / (small.std() + 2.0))
     if len(images) < 2:
         return [], len(images)
     flat = np.stack(images)

@@ -1,0 +1,173 @@
+"""Ingest of rendered heads, dropped as a user would drop footage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_code import base
+from model_code.avatars.clipspec import ClipSpec, draw_spec, render_spec
+from model_code.avatars.corpus import write_clip
+from model_code.avatars.seeds import head_seed
+from model_code.config import MediaConfig
+from model_code.faces.align import interocular
+from model_code.faces.crop import to_crop
+from model_code.faces.landmarker import Landmarker
+from model_code.media.ingest import clip_name, file_digest, ingest_file
+from model_code.media.shots import find_cuts
+from model_code.media.video import read_video, stream_video, write_video
+
+CONFIG = MediaConfig()
+
+
+@pytest.fixture(scope="module")
+def landmarker() -> Landmarker:
+    return base.load("landmarker")
+
+
+def _spec(index: int, condition: str = "plain", kind: str = "natural") -> ClipSpec:
+    return draw_spec(head_seed("FRESH", index), 0, kind=kind, condition=condition, seconds=(1.6, 1.6))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plain and an occluded clip."""
+    folder = tmp_path_factory.mktemp("incoming")
+    (folder / "truth").mkdir()
+    for spec in (_spec(900), _spec(905, "occluded")):
+        write_clip(spec, folder, folder / "truth", 192)
+    return folder
+
+
+def _videos(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.mp4")) if not path.name.endswith(".occluder.mp4")]
+
+
+def _copy(video: Path, folder: Path, name: str = "clip") -> Path:
+    for suffix in (".mp4", ".json"):
+        shutil.copy(video.with_suffix(suffix), folder / f"{name}{suffix}")
+    return folder / f"{name}.mp4"
+
+
+def test_clip_is_cropped_and_described(dropped: Path, landmarker: Landmarker) -> None:
+    video = _videos(dropped)[0]
+    clips, refused = ingest_file(video, CONFIG, landmarker, shard="0001")
+    assert not refused
+    (clip,) = clips
+    rendered, speech = render_spec(_spec(900), 192)
+    count = len(rendered.frames)
+    assert clip.frames.shape == (count, 96, 96, 3)
+    assert len(clip.audio) == count * 640
+    assert abs(np.corrcoef(clip.audio[:16_000], speech.samples[:16_000])[0, 1]) > 0.99
+    truth = to_crop(rendered.landmarks, clip.boxes, 96)
+    error = np.linalg.norm(clip.landmarks - truth, axis=-1).mean() / interocular(truth).mean()
+    assert error < 0.12
+    assert truth.min() > 0
+    assert truth.max() < 96
+    card = json.loads(video.with_suffix(".json").read_text())
+    for key in ("speaker_id", "language", "licence", "consent"):
+        assert clip.row[key] == card[key]
+    assert clip.row["shard"] == "0001"
+    assert clip.row["sha256"] == file_digest(video)
+    assert clip.row["clip_id"] == clip.clip_id == clip_name(video, clip.row["sha256"], 0)
+    assert clip.row["n_frames"] == count
+    json.dumps(clip.row)
+
+
+def test_ingest_repeats(dropped: Path, landmarker: Landmarker) -> None:
+    video = _videos(dropped)[0]
+    first, second = (ingest_file(video, CONFIG, landmarker)[0][0].to_members() for _ in range(2))
+    assert first == second
+
+
+def test_occluder_is_cropped_with_the_face(dropped: Path, landmarker: Landmarker) -> None:
+    rendered, _ = render_spec(_spec(905, "occluded"), 192)
+    (clip,), _ = ingest_file(_videos(dropped)[1], CONFIG, landmarker)
+    assert clip.occluder is not None
+    assert clip.row["occluded"]
+    for index in range(0, len(clip.frames), 8):
+        x0, y0, x1, y1 = clip.boxes[index].round().astype(int)
+        seen = rendered.occluder[index, max(y0, 0) : y1, max(x0, 0) : x1].mean()
+        assert clip.occluder[index].mean() == pytest.approx(seen, abs=0.08)
+
+
+def test_shots_are_cut(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    first, second = (read_video(video) for video in _videos(dropped))
+    frames = np.concatenate([first.frames[:35], second.frames[:30], first.frames[:10]])
+    audio = np.concatenate([first.audio[: 35 * 640], second.audio[: 40 * 640]])  # type: ignore[index]
+    write_video(tmp_path / "cut.mp4", frames, audio=audio, crf=14)
+    shutil.copy(_videos(dropped)[0].with_suffix(".json"), tmp_path / "cut.json")
+    assert find_cuts(stream_video(tmp_path / "cut.mp4")) == ([35, 65], 75)
+    clips, refused = ingest_file(tmp_path / "cut.mp4", CONFIG, landmarker)
+    assert [clip.row["start_frame"] for clip in clips] == [0, 35]
+    assert [len(clip.frames) for clip in clips] == [35, 30]
+    assert [len(clip.audio) for clip in clips] == [35 * 640, 30 * 640]
+    assert [(item.reason, item.start) for item in refused] == [("too short", 65)]
+
+
+def test_changing_light_is_no_cut(tmp_path: Path) -> None:
+    rendered, _ = render_spec(_spec(902, "changing_light"), 96)
+    light = (0.6 + 0.4 * np.sin(np.arange(len(rendered.frames)) * 0.8))[:, None, None, None]
+    write_video(tmp_path / "light.mp4", (rendered.frames * light).astype(np.uint8))
+    assert find_cuts(stream_video(tmp_path / "light.mp4"))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        (None, "no sidecar"),
+        ("{", "bad sidecar"),
+        ('{"speaker_id": "a", "language": "en", "licence": "CC0"}', "no consent"),
+        ('{"speaker_id": "a", "language": "en", "licence": "CC0", "consent": ""}', "no consent"),
+        ('{"speaker_id": "a", "language": "en", "consent": "yes"}', "no licence"),
+        ('{"language": "en", "licence": "CC0", "consent": "yes"}', "bad sidecar"),
+    ],
+)
+def test_papers_must_be_in_order(
+    card: str | None, reason: str, dropped: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    video = _copy(_videos(dropped)[0], tmp_path)
+    video.with_suffix(".json").unlink()
+    if card is not None:
+        video.with_suffix(".json").write_text(card)
+    clips, refused = ingest_file(video, CONFIG, landmarker)
+    assert not clips
+    assert refused[0].reason == reason
+    assert "\n" not in str(refused[0])
+
+
+def test_bad_footage_is_refused_with_a_reason(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    good = _videos(dropped)[0]
+    video = read_video(good)
+    nobody = np.full((40, 192, 192, 3), 90, np.uint8) + np.arange(192, dtype=np.uint8)[:, None, None] // 3
+    cases = {
+        "no sound": lambda path: write_video(path, video.frames),
+        "too short": lambda path: write_video(path, video.frames[:12], audio=video.audio),
+        "no face": lambda path: write_video(path, nobody, audio=video.audio),
+        "unreadable": lambda path: path.write_text("no film"),
+    }
+    for reason, make in cases.items():
+        path = _copy(good, tmp_path)
+        path.unlink()
+        make(path)
+        clips, refused = ingest_file(path, CONFIG, landmarker)
+        assert not clips
+        assert [item.reason for item in refused] == [reason]
+    silent = _copy(good, tmp_path)
+    write_video(silent, video.frames, audio=np.zeros(len(video.frames) * 640, np.float32))
+    assert ingest_file(silent, CONFIG, landmarker)[1][0].detail.startswith("the sound is silent")
+    assert ingest_file(good, CONFIG, landmarker, known={file_digest(good)})[1][0].reason == "duplicate"
+
+
+def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    good = _videos(dropped)[0]
+    silent = _copy(good, tmp_path, 'it\'s a "take" №2')
+    write_video(silent, read_video(good).frames)
+    shutil.copy(good.with_suffix(".wav"), silent.with_suffix(".wav"))
+    (clip,), _ = ingest_file(silent, CONFIG, landmarker)
+    assert clip.row["loudness"] > 0.01
+    assert clip.clip_id.replace("-", "").replace("_", "").isalnum()
