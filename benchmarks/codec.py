@@ -10,7 +10,7 @@ from model_code import base
 from model_code.backbones.codec import BlockCodec, WanCodec
 from model_code.errors import InputError
 
-SIZE, FRAMES = 96, 25
+SIZE, FRAMES = 96, 9
 
 
 def _shipped() -> BlockCodec:
@@ -31,12 +31,15 @@ def main() -> None:
     video = torch.rand(1, 3, FRAMES, SIZE, SIZE) * 2 - 1
     with torch.inference_mode():
         latents = {"block codec": block.encode(video), "tiny AutoencoderKLWan": wan.encode(video)}
-        encode = race({"block codec": lambda: block.encode(video), "tiny AutoencoderKLWan": lambda: wan.encode(video)})
+        encode = race(
+            {"block codec": lambda: block.encode(video), "tiny AutoencoderKLWan": lambda: wan.encode(video)}, rounds=3
+        )
         decode = race(
             {
                 "block codec": lambda: block.decode(latents["block codec"]),
                 "tiny AutoencoderKLWan": lambda: wan.decode(latents["tiny AutoencoderKLWan"]),
-            }
+            },
+            rounds=3,
         )
     report(f"encode {SIZE} px", "block codec", "tiny AutoencoderKLWan", encode, "frames/s", FRAMES)
     report(f"decode {SIZE} px", "block codec", "tiny AutoencoderKLWan", decode, "frames/s", FRAMES)
