@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_code.backbones.audio import AudioEncoder, audio_windows
 from model_code.backbones.codec import BlockCodec, LatentCodec, WanCodec
@@ -32,6 +32,7 @@ from model_code.training.checkpoint import write_json
 from model_code.training.data import latent_length, masked_frames, to_frames, to_network
 
 SAMPLES_PER_FRAME = 640
+Scalar = TypeVar("Scalar", bound=np.generic)
 LORA_FILE = "pytorch_lora_weights.safetensors"
 CODECS: dict[str, type[BlockCodec] | type[WanCodec]] = {"block": BlockCodec, "wan": WanCodec}
 
@@ -84,9 +85,9 @@ class DubbingPipelineModel:
     def __init__(
         self, config: DubberConfig, codec: LatentCodec, audio_encoder: AudioEncoder, transformer: DubbingTransformer
     ) -> None:
-        if (config.mode == "generator") != (transformer.config.context_channels > 0):
+        if (config.mode == "generator") != (transformer.config["context_channels"] > 0):
             raise InputError(
-                f"a transformer with {transformer.config.context_channels} context channels as {config.mode}",
+                f"a transformer with {transformer.config['context_channels']} context channels as {config.mode}",
                 "a generator has context channels, an editor none",
             )
         self.config, self.codec, self.audio_encoder = config, codec, audio_encoder
@@ -100,7 +101,7 @@ class DubbingPipelineModel:
         """Moves every network."""
         self.device = torch.device(device)
         for network in (self.codec, self.audio_encoder, self.transformer):
-            network.to(self.device)  # type: ignore[union-attr]
+            nn.Module.to(cast(nn.Module, network), self.device)
         return self
 
     def with_flow(self, flow: FlowConfig) -> DubbingPipelineModel:
@@ -202,7 +203,7 @@ class DubbingPipelineModel:
 
     @property
     def _audio_window(self) -> int:
-        return int(self.transformer.config.audio_window)
+        return int(self.transformer.config["audio_window"])
 
     @property
     def _windows(self) -> Mapping[str, tuple[float, float]]:
@@ -303,6 +304,6 @@ def add_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -
     )
 
 
-def _part(values: NDArray[np.generic], start: int, count: int) -> NDArray[np.generic]:
+def _part(values: NDArray[Scalar], start: int, count: int) -> NDArray[Scalar]:
     """`count` frames from `start`, the last one repeated beyond the end."""
     return values[np.minimum(np.arange(start, start + count), len(values) - 1)]

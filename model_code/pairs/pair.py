@@ -58,13 +58,13 @@ class Pair:
 
     def to_members(self) -> dict[str, bytes]:
         """Bytes by extension, for `ShardWriter.add`."""
-        arrays = {
-            "landmarks": self.target.landmarks.astype(np.float32),
-            "companion_landmarks": self.companion_landmarks.astype(np.float32),
-            "boxes": self.target.boxes.astype(np.float32),
-        }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(
+            buffer,
+            landmarks=self.target.landmarks.astype(np.float32),
+            companion_landmarks=self.companion_landmarks.astype(np.float32),
+            boxes=self.target.boxes.astype(np.float32),
+        )
         return {
             "companion.mp4": _video(self.companion),
             "target.mp4": _video(self.target.frames),

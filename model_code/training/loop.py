@@ -197,7 +197,7 @@ class Trainer:
 
     def _update(self, loss: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
         if self._is_spike(norm):
             self.curves.skipped.append(self.step)

@@ -53,14 +53,14 @@ def velocity_loss(
 class FrameCritic(Protocol):
     """A frozen network that judges decoded frames; returns one distance per sample."""
 
-    def __call__(self, decoded: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, decoded: Tensor, target: Tensor, /) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] twice -> (B,)."""
 
 
 class SyncCritic(Protocol):
     """A frozen network that judges decoded frames against sound; returns one distance per sample."""
 
-    def __call__(self, decoded: Tensor, features: Tensor) -> Tensor:
+    def __call__(self, decoded: Tensor, features: Tensor, /) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] and (B, 2T, D) audio features of the same time -> (B,)."""
 
 

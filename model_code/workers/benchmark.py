@@ -20,7 +20,7 @@ from model_code.backbones.audio import AudioEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, add_expert, load_transformer
 from model_code.media.video import from_mp4_bytes
-from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_benchmark
+from model_code.metrics.benchmark import Dubber, Judges, build_cases, run_benchmark
 from model_code.metrics.scores import verdicts
 from model_code.metrics.syncnet import SyncNet, sync_scores
 from model_code.seeding import seed_for

@@ -67,8 +67,9 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     encoder = ClipEncoder(codec, base.load("audio_encoder"), config.latents, device)
     clips = encode(config, encoder, progress)
     torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
-    model = start(config, codec.latent_channels).to(device)
-    data = TrainingSet(clips, config.phase.clip_frames, int(model.config.audio_window))
+    model = start(config, codec.latent_channels)
+    model.to(config.device)
+    data = TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
     phase = make_phase(config.phase, config.flow, critics(config, codec, device))
     checkpoints = config.work / "checkpoints"
     trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name))
@@ -129,7 +130,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
         raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
     model = load_transformer(config.init / "transformer")
     if name == "editor":
-        if model.config.context_channels:
+        if model.config["context_channels"]:
             model = generator_to_editor(model, reference_residual=config.transformer.reference_residual)
         return model.train()
     if config.phase.lora is None:
