@@ -58,7 +58,7 @@ def resample(
         return rows @ part @ columns.T
     high, wide, channels = part.shape
     tall = (rows @ part.reshape(high, wide * channels)).reshape(size[0], wide, channels)
-    return np.matmul(columns, tall)
+    return np.matmul(columns, tall)  # type: ignore[no-any-return]
 
 
 def _reduce(

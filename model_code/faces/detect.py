@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ class FaceFinder:
 
     @cached_property
     def _cascade(self) -> cv2.CascadeClassifier:
-        cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+        cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"))
         if cascade.empty():
             raise RuntimeError(
                 "OpenCV has no frontal face cascade: install opencv-python-headless<5 and remove opencv-python"

@@ -134,9 +134,9 @@ def _interpolated(looks: list[tuple[int, F32, float]], count: int, step: int, fa
     points = np.stack([landmarks for _, landmarks, _ in looks]).reshape(len(looks), -1)
     sure = np.array([confidence for _, _, confidence in looks])
     frames = np.arange(count)
-    landmarks = np.stack([np.interp(frames, places, column) for column in points.T], -1).reshape(count, 68, 2)
+    columns = [np.interp(frames, places, column) for column in points.T]
+    landmarks = np.stack(columns, -1).reshape(count, 68, 2).astype(np.float32)
     confidence = np.interp(frames, places, sure)
     nearest = np.abs(places[None] - frames[:, None]).min(1)
     confidence[nearest >= step] = 0.0
-    landmarks = landmarks.astype(np.float32)
     return Track(landmarks, confidence.astype(np.float32), crop_boxes(landmarks, scale), faces)

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +308,8 @@ def _crops(
     return crops, from_crop(landmarks, track.boxes, landmarker.size), confidence, track.boxes
 
 
-_scaled = partial(cv2.resize, interpolation=cv2.INTER_AREA)
+def _scaled(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, float]:

@@ -72,7 +72,7 @@ def open_media(source: Source) -> Iterator[InputContainer]:
     if size == 0:
         raise InputError(f"{name} is empty (0 bytes)", "export or copy it again")
     try:
-        container = av.open(target, options=dict(OPEN_OPTIONS), metadata_errors="replace")
+        container = av.open(target, "r", options=dict(OPEN_OPTIONS), metadata_errors="replace")
     except PermissionError:
         raise InputError(f"{name} may not be read", "check its permissions") from None
     except (av.FFmpegError, ValueError, OSError):

@@ -28,6 +28,8 @@ from model_code.media.yuv import YuvFrame, from_av
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+BT709 = LIMITED = 1
+"""FFmpeg's numbers of the colour matrix and range that pictures are written in."""
 
 
 @dataclass(frozen=True)
@@ -418,6 +420,6 @@ def _to_av(item: U8 | YuvFrame, pix_fmt: str, reformatter: VideoReformatter) -> 
     if pix_fmt == "yuv420p" and (rgb.shape[0] % 2 or rgb.shape[1] % 2):
         rgb = np.pad(rgb, ((0, rgb.shape[0] % 2), (0, rgb.shape[1] % 2), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-    frame = reformatter.reformat(frame, format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
-    frame.colorspace, frame.color_range = 1, 1
+    frame = reformatter.reformat(frame, format=pix_fmt, dst_colorspace=BT709, dst_color_range=LIMITED, threads=1)
+    frame.colorspace, frame.color_range = BT709, LIMITED
     return frame

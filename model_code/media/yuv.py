@@ -106,6 +106,7 @@ def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
         frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=target, threads=1)
     planes = []
     for plane in frame.planes:
-        data = np.frombuffer(plane, np.uint8)[: plane.line_size * plane.height].reshape(plane.height, plane.line_size)
+        data = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * plane.height]
+        data = data.reshape(plane.height, plane.line_size)
         planes.append(np.ascontiguousarray(data[:, : plane.width]))
     return YuvFrame(planes[0], planes[1], planes[2], space, full_range)

@@ -110,7 +110,7 @@ def test_shots_are_cut(dropped: Path, landmarker: Landmarker, tmp_path: Path) ->
 
 
 def test_changing_light_is_no_cut(tmp_path: Path) -> None:
-    rendered, _ = render_spec(_spec(902, "changing_light"), 96)
+    rendered, _ = render_spec(_spec(905, "changing_light"), 96)
     light = (0.6 + 0.4 * np.sin(np.arange(len(rendered.frames)) * 0.8))[:, None, None, None]
     write_video(tmp_path / "light.mp4", (rendered.frames * light).astype(np.uint8))
     assert find_cuts(stream_video(tmp_path / "light.mp4"))[0] == []
