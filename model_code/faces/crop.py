@@ -55,10 +55,10 @@ def resample(
     columns, left, right = resampling_matrix(x0, x1, size[1], plane.shape[1])
     part = plane[top:bottom, left:right].astype(np.float32)
     if part.ndim == 2:
-        return rows @ part @ columns.T
+        return np.asarray(rows @ part @ columns.T, np.float32)
     high, wide, channels = part.shape
     tall = (rows @ part.reshape(high, wide * channels)).reshape(size[0], wide, channels)
-    return np.matmul(columns, tall)  # type: ignore[no-any-return]
+    return np.asarray(np.matmul(columns, tall), np.float32)
 
 
 def _reduce(

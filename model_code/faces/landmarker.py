@@ -144,4 +144,4 @@ class Landmarker(nn.Module):
         model.load_state_dict(
             {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         )
-        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
