@@ -3,12 +3,11 @@
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
 from assets.gates import committed
 from assets.produce import Gate, Metadata, Product, produce
 from assets.raw_corpus import raw_corpus
-from assets.shards import first_frames, manifest
+from assets.shards import first_frames, manifest, manifest_table
 from xdub_platform import pictures
 from xdub_platform.base import base_digest
 from xdub_platform.partitions import is_heldout, shards
@@ -64,7 +63,7 @@ def judge(platform: Platform, product: Product) -> GateResult:
     settings, rows = platform.settings, manifest(product.dataset.path)
     split = "heldout" if is_heldout(product.dataset.path.name) else "train"
     suite = clip_suite(settings.media, settings.gates.min_clips, split)
-    result = platform.quality.check(product.dataset.name, pd.DataFrame(rows), suite)
+    result = platform.quality.check(product.dataset.name, manifest_table(product.dataset.path), suite)
     turned_away = len(product.result.get("quarantine", []))
     share = turned_away / max(1, turned_away + len(rows))
     allowed = settings.gates.max_quarantined

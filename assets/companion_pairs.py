@@ -3,14 +3,13 @@
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
 from assets.clips import clips
 from assets.gates import accepted, committed
 from assets.generator import generator
 from assets.identity_encoder import identity_encoder
 from assets.produce import Gate, Metadata, Product, produce
-from assets.shards import manifest
+from assets.shards import manifest, manifest_table
 from xdub_platform import pictures
 from xdub_platform.base import base_digest
 from xdub_platform.partitions import is_heldout, pair_partitions, same_shard, split_pair_key
@@ -90,10 +89,10 @@ def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg
 def judge(platform: Platform, product: Product) -> GateResult:
     """The pair gate: every accepted row meets the filters, and enough rows are accepted."""
     settings = platform.settings
-    table = pd.DataFrame(manifest(product.dataset.path))
-    chosen = table[table["accepted"]] if "accepted" in table else table
+    table = manifest_table(product.dataset.path)
+    chosen = table[table["accepted"].astype(bool)]
     result = platform.quality.check(product.dataset.name, chosen, pair_suite(settings.pairs.filters))
-    share = len(chosen) / max(1, len(table))
+    share = len(chosen) / len(table) if len(table) else 1.0
     return result.also(
         f"at least {settings.gates.min_accepted:.0%} of the pairs accepted",
         share >= settings.gates.min_accepted,

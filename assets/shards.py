@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 def manifest(folder: Path) -> list[dict[str, Any]]:
     """The rows of a shard."""
     return pq.read_table(folder / "manifest.parquet").to_pylist()
+
+
+def manifest_table(folder: Path) -> pd.DataFrame:
+    """The rows of a shard with all columns, even where there is no row."""
+    return pq.read_table(folder / "manifest.parquet").to_pandas()
 
 
 def first_frames(folder: Path, count: int, member: str = "crop.mp4") -> list[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -46,12 +46,13 @@ class Node:
 
 
 class Status(StrEnum):
-    """What became of a node."""
+    """What became of a node; a rejected one was made, and its gate says that nothing may be built on it."""
 
     FRESH = "fresh"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    REJECTED = "rejected"
     BLOCKED = "blocked"
 
 
@@ -221,7 +222,7 @@ class Planner:
                     steps[node] = step
             for future in [*wait(running, return_when=FIRST_COMPLETED).done]:
                 node = running.pop(future)
-                steps[node] = future.result()
+                steps[node] = self._judged(future.result())
                 watch(steps[node])
         return [steps[node] for node in order]
 
@@ -231,6 +232,11 @@ class Planner:
             return Step(node, Status.BLOCKED, blocked)
         reason = self.stale(node)
         return Step(node, Status.RUNNING if reason else Status.FRESH, reason or "")
+
+    def _judged(self, step: Step) -> Step:
+        """A run that a blocking gate failed is told from one that broke."""
+        refused = self.rules.rejected(step.node) if step.status is Status.FAILED else None
+        return replace(step, status=Status.REJECTED, reason=refused) if refused else step
 
     def _run_here(self, node: Node, tags: dict[str, str]) -> Future[Step]:
         done: Future[Step] = Future()
@@ -247,7 +253,7 @@ class Planner:
             if node.partition is None and parent.partition is not None:
                 continue
             step = steps.get(parent)
-            if step and step.status in (Status.FAILED, Status.BLOCKED):
+            if step and step.status in (Status.FAILED, Status.BLOCKED, Status.REJECTED):
                 return f"{parent} {step.status}"
             if self._latest(parent) is None:
                 return f"{parent} was never made"

@@ -47,6 +47,7 @@ def main() -> None:
 @app.command()
 def demo(profile: Profile = None) -> None:
     """Run the whole chain on a procedural corpus, and write the report."""
+    from xdub_platform.chain import Status
     from xdub_platform.console import Progress, show_scores, show_steps
     from xdub_platform.demo import prepare_corpus, write_demo_report
     from xdub_platform.running import run_chain
@@ -60,7 +61,8 @@ def demo(profile: Profile = None) -> None:
     show_steps(steps, seconds)
     page = write_demo_report(settings, steps, seconds)
     show_scores(settings, page)
-    if not _all_good(steps):
+    # A shard that its gate refuses is the chain at work; what ends it is a step that broke or no scores.
+    if any(step.status in (Status.FAILED, Status.BLOCKED) for step in steps if step.node.partition is None):
         raise typer.Exit(1)
 
 

@@ -24,6 +24,7 @@ COLOURS = {
     Status.DONE: "green",
     Status.FRESH: "dim",
     Status.FAILED: "red",
+    Status.REJECTED: "magenta",
     Status.BLOCKED: "yellow",
     Status.RUNNING: "cyan",
 }
@@ -75,10 +76,9 @@ class Progress:
 
     def watch(self, step: Step) -> None:
         """Follows a planner's run."""
+        name = escape(str(step.node))
         if step.status is Status.RUNNING:
-            self.tasks[step.node] = self.bars.add_task(
-                f"{escape(str(step.node))} [dim]({escape(step.reason)})[/dim]", total=1
-            )
+            self.tasks[step.node] = self.bars.add_task(f"{name} [dim]({escape(step.reason)})[/dim]", total=1)
             return
         task = self.tasks.pop(step.node, None)
         if task is not None:
@@ -87,17 +87,17 @@ class Progress:
             colour = COLOURS[step.status]
             time = f"{step.seconds:6.1f} s" if step.seconds else " " * 8
             self.bars.console.print(f"[{colour}]{step.status:8}[/{colour}] {time}  {name}", highlight=False)
-            if step.status in (Status.FAILED, Status.BLOCKED):
+            if step.status is not Status.DONE:
                 self.bars.console.print(f"         {step.reason}", style=colour, markup=False, highlight=False)
 
 
 def show_steps(steps: Sequence[Step], seconds: float) -> None:
     """One line for each asset."""
-    table = Table("asset", "partitions", "made", "reused", "failed", "time")
+    table = Table("asset", "partitions", "made", "reused", "refused", "time")
     for asset in dict.fromkeys(step.node.asset for step in steps):
         own = [step for step in steps if step.node.asset == asset]
         counts = Counter(step.status for step in own)
-        bad = counts[Status.FAILED] + counts[Status.BLOCKED]
+        bad = sum(counts[status] for status in (Status.FAILED, Status.REJECTED, Status.BLOCKED))
         time = sum(step.seconds for step in own)
         table.add_row(
             asset, str(len(own)), str(counts[Status.DONE]), str(counts[Status.FRESH]), str(bad), f"{time:.1f} s"

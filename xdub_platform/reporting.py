@@ -22,7 +22,13 @@ from xdub_platform.settings import Settings
 
 RESULT = "result"
 CURVES = ("loss", "flow", "sync", "identity", "perceptual")
-STATES = {Status.DONE: "done", Status.FRESH: "reused", Status.FAILED: "failed", Status.BLOCKED: "missing"}
+STATES = {
+    Status.FRESH: "reused",
+    Status.DONE: "done",
+    Status.REJECTED: "failed",
+    Status.BLOCKED: "missing",
+    Status.FAILED: "failed",
+}
 
 
 def write_chain_report(
@@ -70,8 +76,7 @@ def stages(planner: Planner, steps: Sequence[Step]) -> tuple[Stage, ...]:
     found = []
     for name in dict.fromkeys(step.node.asset for step in steps):
         own = [step for step in steps if step.node.asset == name]
-        worst = max((step.status for step in own), key=list(STATES).index)
-        state = "done" if worst is Status.FRESH and any(step.status is Status.DONE for step in own) else STATES[worst]
+        state = STATES[max((step.status for step in own), key=list(STATES).index)]
         found.append(
             Stage(
                 name=name,

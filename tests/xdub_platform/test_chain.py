@@ -155,7 +155,7 @@ def test_failure_blocks_what_needs_it_and_nothing_else(instance: dg.DagsterInsta
 
 
 def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
-    world = World()
+    world = World(broken={"clips[s1]"})
     store = {"raw[s0]": "1", "raw[s1]": "1"}
     rules = Rules(
         wanted=lambda node: node != Node("pairs", "s1|b"),
@@ -165,7 +165,9 @@ def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
     planner = Planner(toy(world), instance, rules)
     steps = {str(step.node): step for step in planner.run()}
     assert "pairs[s1|b]" not in steps
-    assert steps["pairs[s1|a]"].reason == "clips[s1]: gate failed"
+    assert (steps["clips[s1]"].status, steps["clips[s1]"].reason) == (Status.REJECTED, "gate failed")
+    assert steps["pairs[s1|a]"].reason == "clips[s1] rejected"
+    assert next(s for s in planner.run("pairs") if str(s.node) == "pairs[s1|a]").reason == "clips[s1]: gate failed"
     assert steps["model"].status is Status.DONE
     store["raw[s0]"] = "gone"
     assert planner.stale(Node("raw", "s0")) == "its data is not in the store"

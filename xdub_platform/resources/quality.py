@@ -100,7 +100,8 @@ def pair_suite(filters: FilterConfig) -> list[Expectation]:
     """What the accepted pairs of a partition must satisfy: the filters, told by somebody else than the filter."""
     scores = ("identity_cosine", "mouth_distance", "aspect_mean")
     return [
-        Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, "at least one accepted pair"),
+        # A small shard may have no clip to relight: nothing to learn from, but nothing bad either.
+        Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, "at least one accepted pair", critical=False),
         # A range lets NaN pass, so that every score must first be there.
         *(
             Expectation("ExpectColumnValuesToNotBeNull", {"column": name}, f"every pair has its {name}")
