@@ -153,7 +153,7 @@ def render_head(
 
 
 def render_footage(
-    heads: int = 240, frames: int = 36, held_out: int = 36, *, scenes: int = 3, processes: int = 1
+    heads: int = 360, frames: int = 36, held_out: int = 36, *, scenes: int = 3, processes: int = 1
 ) -> EvaluatorFootage:
     """Renders heads of the evaluator range; the last `held_out` of them are kept for scoring."""
     seeds = [head_seed("EVALUATOR", index) for index in range(heads)]

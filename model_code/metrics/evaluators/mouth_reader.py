@@ -58,7 +58,14 @@ class MouthReader(nn.Module):
         self.config: dict[str, Any] = {"widths": list(widths), "mean": list(mean), "scale": list(scale)}
         a, b, c, d = widths
         self.look = nn.Sequential(
-            _down(3, 16), _down(16, 32), _down(32, 64), nn.Flatten(), nn.Linear(64 * 36, 96), nn.ReLU()
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            Residual(16, 40, 2),
+            Residual(40, 64, 2),
+            nn.Flatten(),
+            nn.Linear(64 * 36, 96),
+            nn.ReLU(),
         )
         self.find = nn.Linear(96, 6)
         self.read_patch = nn.Sequential(
@@ -114,10 +121,6 @@ class MouthReader(nn.Module):
         return model.eval()
 
 
-def _down(width_in: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU())
-
-
 def anchors_of(landmarks: Tensor) -> Tensor:
     """(B,68,2) -> (B,3,2): eyes' middle, base of the nose, middle of the outer lips."""
     eyes, mouth = landmarks[:, 36:48].mean(1), landmarks[:, 48:60].mean(1)
@@ -166,8 +169,12 @@ def train_mouth_reader(footage: EvaluatorFootage, out_dir: Path, *, steps: int =
         anchors = anchors_of(points)
         lips = points[:, 48:]
         lips = torch.where(torch.linalg.det(theta[:, :, :2])[:, None, None] < 0, lips[:, MIRRORED_LIPS], lips)
-        near = anchors + 0.012 * torch.randn(anchors.shape, generator=generator)
-        curves, lips_read, found = model(degrade(x, generator), near)
+        x = degrade(x, generator)
+        near = anchors + 0.02 * torch.randn(anchors.shape, generator=generator)
+        if step > steps // 3:  # meets its own misses, as in use
+            own = torch.rand(len(x), 1, 1, generator=generator) < 0.7
+            near = torch.where(own, model.find(model.look(F.avg_pool2d(x, 2))).view(-1, 3, 2).detach(), near)
+        curves, lips_read, found = model(x, near)
         error = curves - target[index]
         within = error.view(8, 8, 3)
         within = within - within.mean(1, keepdim=True)
