@@ -169,6 +169,31 @@ def benchmark(
 
 
 @app.command()
+def bench(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds of the whole chain.")] = 3,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the pooled scores go.")] = Path(
+        "docs/results/bench.json"
+    ),
+    profile: Profile = "embedded-full",
+) -> None:
+    """Run the full settings with several seeds and pool their scores; a killed run goes on where it was."""
+    from xdub_platform.bench import run_bench
+    from xdub_platform.console import Progress, show_score_table
+    from xdub_platform.demo import prepare_corpus
+
+    with Progress() as progress:
+        result = run_bench(
+            _settings(profile),
+            range(seeds),
+            lambda settings: prepare_corpus(settings, progress.corpus),
+            progress.watch,
+            output,
+        )
+    show_score_table(result["scores"])
+    typer.echo(f"results: {output}")
+
+
+@app.command()
 def status(profile: Profile = None) -> None:
     """What is fresh, stale or missing, and which model is champion."""
     from xdub_platform.console import show_status
