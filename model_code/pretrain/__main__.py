@@ -203,7 +203,7 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.stage:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_NUM_THREADS", "2" if args.stage == "prior" else "1")  # the prior runs last, alone
         run_stage(args.stage, args.work, args.out, PretrainConfig())
         return 0
     unknown = set(args.names) - set(STAGES)
