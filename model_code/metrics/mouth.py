@@ -70,21 +70,25 @@ def sum_moments(*signals: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([moments(*clips) for clips in zip(*signals, strict=True)])
 
 
-def wrong_audio_moments(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
-    """Moments (clips,K,2,2) of every output with the references of all *other* clips, summed.
+def wrong_audio_moments(
+    outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], sentences: Sequence[str]
+) -> np.ndarray:
+    """Moments (clips,K,2,2) of every output with the references of all clips that say something else, summed.
 
     The control: what correlation comes from mouths moving at all. All other clips instead of one make it as
     narrow as the data allow.
 
     Raises:
-        ValueError: Fewer than two clips.
+        ValueError: A clip has no other that says something else.
     """
-    if len(outputs) < 2:
-        raise ValueError("the wrong-audio control needs at least two clips")
+    if len(set(sentences)) < 2:
+        raise ValueError("the wrong-audio control needs at least two different sentences")
     return np.stack(
         [
-            np.sum([moments(output, reference) for j, reference in enumerate(references) if j != i], axis=0)
-            for i, output in enumerate(outputs)
+            np.sum(
+                [moments(output, other) for other, text in zip(references, sentences, strict=True) if text != own], 0
+            )
+            for output, own in zip(outputs, sentences, strict=True)
         ]
     )
 

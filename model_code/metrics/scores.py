@@ -73,7 +73,7 @@ class Measure:
     """A statistic of a sum over cases.
 
     Attributes:
-        per_case: (cases, ...) contributions that add up.
+        per_case: (cases, ...) contributions that add up; cases are what the bootstrap draws.
         statistic: From sums (draws, ...) to numbers (draws,).
     """
 
@@ -83,6 +83,16 @@ class Measure:
     def estimate(self, rng: np.random.Generator, draws: int = 1000) -> Estimate:
         """Value and 95 % interval."""
         return bootstrap(self.per_case, self.statistic, rng=rng, draws=draws)
+
+    def by(self, groups: Sequence[str]) -> Measure:
+        """The same with the contributions of each group summed, so that the bootstrap draws groups.
+
+        One case dubbed by the models of several seeds is still one case.
+        """
+        names, index = np.unique(np.array(groups), return_inverse=True)
+        summed = np.zeros((len(names), *self.per_case.shape[1:]))
+        np.add.at(summed, index, self.per_case)
+        return Measure(summed, self.statistic)
 
     def minus(self, other: Measure, rng: np.random.Generator) -> Estimate:
         """This minus another measure of the same cases, resampled together."""
@@ -113,8 +123,9 @@ def row_measures(records: Sequence[CaseRecord], row: str) -> dict[str, Measure]:
     right = sum_moments(outputs, references)
     for k, curve in enumerate(CURVES):
         measures[curve] = _of_curve(right, k, correlation)
-    if len(records) > 1:
-        wrong = wrong_audio_moments(outputs, references)
+    sentences = [record.sentence for record in records]
+    if len(set(sentences)) > 1:
+        wrong = wrong_audio_moments(outputs, references, sentences)
         for k, curve in enumerate(CURVES):
             measures[f"{curve}_wrong_audio"] = _of_curve(wrong, k, correlation)
     leaks = sum_moments(outputs, inputs, references)
@@ -133,7 +144,8 @@ def row_measures(records: Sequence[CaseRecord], row: str) -> dict[str, Measure]:
     )
     for name in ("lip_psnr", "face_psnr", "psnr", "ssim", "identity", "perceptual_distance", "sync_c", "sync_d"):
         measures[name] = _mean([getattr(case, name) for case in mine])
-    return {name: measure for name, measure in measures.items() if measure is not None}
+    cases = [record.case_id for record in records]
+    return {name: measure.by(cases) for name, measure in measures.items() if measure is not None}
 
 
 def frechet_measure(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> Measure:

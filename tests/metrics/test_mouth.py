@@ -77,12 +77,18 @@ def test_leak_does_not_blame_an_input_that_says_the_same() -> None:
 
 
 def test_wrong_audio_control_is_near_zero_and_sees_a_constant_tune() -> None:
-    references = _signals(10, 200, 7)
-    assert np.abs(correlation(wrong_audio_moments(references, references).sum(0))).max() < 0.05
+    references, texts = _signals(10, 200, 7), [str(i) for i in range(10)]
+    assert np.abs(correlation(wrong_audio_moments(references, references, texts).sum(0))).max() < 0.05
     same = [references[0]] * 4
-    np.testing.assert_allclose(correlation(wrong_audio_moments(same, same).sum(0)), 1)
-    with pytest.raises(ValueError, match="two clips"):
-        wrong_audio_moments(references[:1], references[:1])
+    np.testing.assert_allclose(correlation(wrong_audio_moments(same, same, texts[:4]).sum(0)), 1)
+    with pytest.raises(ValueError, match="two different sentences"):
+        wrong_audio_moments(references[:2], references[:2], ["a", "a"])
+
+
+def test_the_same_sentence_twice_is_no_wrong_audio() -> None:
+    references = _signals(10, 200, 7)
+    doubled, texts = references * 2, [str(i) for i in range(10)] * 2
+    assert np.abs(correlation(wrong_audio_moments(doubled, doubled, texts).sum(0))).max() < 0.05
 
 
 def test_lengths_are_cut_to_the_shortest() -> None:

@@ -51,7 +51,7 @@ def _records(count: int = 12, seed: int = 0) -> list[CaseRecord]:
                 kind=kind,
                 condition="occluded" if i % 4 == 0 else kind,
                 language="en",
-                sentence="Hello.",
+                sentence=f"Hello {seed} {i}.",
                 input_curves=source.tolist(),
                 reference_curves=reference.tolist(),
                 rows={
@@ -103,6 +103,13 @@ def test_scores_repeat_and_survive_the_disk_and_pooling(tmp_path: Path) -> None:
     save_records(tmp_path / "b.jsonl", second)
     pooled = load_records(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
     assert summarise(pooled, final="editor") == summarise([*first, *second], final="editor")
+
+
+def test_the_same_cases_twice_narrow_no_interval() -> None:
+    once, twice = _records(6), _records(6) * 2
+    first, second = summarise(once, final="editor"), summarise(twice, final="editor")
+    for name in ("opening", "lip_gain", "leak_width", "width_wrong_audio"):
+        assert first["rows"]["editor"][name] == pytest.approx(second["rows"]["editor"][name])
 
 
 def test_one_case_alone_has_no_wrong_audio_control() -> None:
