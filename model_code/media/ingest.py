@@ -129,7 +129,7 @@ def ingest_file(
         cuts, count = find_cuts(frames)
         audio = _sound(path, config, count)
         occluder = _companion(path, OCCLUDER_SUFFIX + ".mp4")
-        masks = VideoFrames(occluder, config) if occluder else None
+        readers = _Reader(frames), _Reader(frames), _Reader(VideoFrames(occluder, config)) if occluder else None
     except InputError as error:
         reason = "no sound" if re.search("(has no|of) sound", error.what) else "unreadable"
         return [], [Quarantined(path.name, reason, str(error))]
@@ -140,8 +140,7 @@ def ingest_file(
     bounds = [0, *cuts, count]
     for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         try:
-            shot = _Shot(frames, masks, start, end)
-            clip = _clip(shot, audio, config, landmarker, limits)
+            clip = _clip(_Shot(*readers, start, end), audio, config, landmarker, limits)
         except (InputError, _Refusal) as refusal:
             reason, detail = (
                 (refusal.reason, refusal.detail) if isinstance(refusal, _Refusal) else ("unreadable", str(refusal))
@@ -224,21 +223,33 @@ def shift_audio(sample: ClipSample, offset: int) -> ClipSample:
     return replace(sample, audio=audio, row=row)
 
 
+class _Reader:
+    """Reads stretches of a file's frames, one after the other, without starting again."""
+
+    def __init__(self, video: VideoFrames) -> None:
+        self._frames = iter(video)
+        self._next = 0
+
+    def take(self, start: int, end: int) -> Iterator[YuvFrame]:
+        """Frames [start, end); `start` must not lie before what was read."""
+        while self._next < end:
+            frame = next(self._frames, None)
+            if frame is None:
+                return
+            self._next += 1
+            if self._next > start:
+                yield frame
+
+
 @dataclass(frozen=True)
 class _Shot:
-    """A stretch of a file's frames and of its occluder masks."""
+    """A stretch of a file: frames to follow the face in, the same to crop, and occluder masks."""
 
-    video: VideoFrames
-    masks: VideoFrames | None
+    to_follow: _Reader
+    to_crop: _Reader
+    masks: _Reader | None
     start: int
     end: int
-
-    def frames(self) -> Iterator[YuvFrame]:
-        return itertools.islice(self.video, self.start, self.end)
-
-    def occluders(self) -> Iterator[YuvFrame]:
-        assert self.masks is not None
-        return itertools.islice(self.masks, self.start, self.end)
 
 
 def _sound(path: Path, config: MediaConfig, count: int) -> F32:
@@ -261,7 +272,7 @@ def _clip(shot: _Shot, audio: F32, config: MediaConfig, landmarker: Landmarker, 
     count = shot.end - shot.start
     if count < config.min_clip_frames:
         raise _Refusal("too short", f"{count} frames, fewer than {config.min_clip_frames}: give longer shots")
-    track = Follower(FaceFinder(landmarker), config.crop_scale).follow(shot.frames())
+    track = Follower(FaceFinder(landmarker), config.crop_scale).follow(shot.to_follow.take(shot.start, shot.end))
     if track is None or track.found.mean() < limits.found:
         share = 0.0 if track is None else float(track.found.mean())
         raise _Refusal("no face", f"a face in {share:.0%} of the frames: keep one face in view")
@@ -278,7 +289,10 @@ def _clip(shot: _Shot, audio: F32, config: MediaConfig, landmarker: Landmarker, 
     _judge(scores, limits)
     occluder = None
     if shot.masks is not None:
-        half = [resample(mask.y, box, (size, size)) > 127 for mask, box in zip(shot.occluders(), boxes, strict=False)]
+        half = [
+            resample(mask.y, box, (size, size)) > 127
+            for mask, box in zip(shot.masks.take(shot.start, shot.end), boxes, strict=False)
+        ]
         if len(half) != count:
             raise _Refusal("bad occluder", f"the occluder video has {len(half)} of {count} frames: make it as long")
         occluder = np.stack(half)
@@ -302,7 +316,8 @@ def _crops(
 ) -> tuple[NDArray[np.uint8], F32, F32, F32]:
     """Crops at the track's boxes, and landmarks (in pixels of the raw frame) looked at in every crop."""
     size = config.crop_size
-    crops = np.stack([crop_yuv(frame, box, size) for frame, box in zip(shot.frames(), track.boxes, strict=True)])
+    frames = shot.to_crop.take(shot.start, shot.end)
+    crops = np.stack([crop_yuv(frame, box, size) for frame, box in zip(frames, track.boxes, strict=True)])
     looks = crops if size == landmarker.size else np.stack([_scaled(one, landmarker.size) for one in crops])
     landmarks, confidence = landmarker.predict_crops(looks)
     return crops, from_crop(landmarks, track.boxes, landmarker.size), confidence, track.boxes

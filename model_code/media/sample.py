@@ -46,9 +46,7 @@ class ClipSample:
     def to_members(self) -> dict[str, bytes]:
         """Bytes by extension, for `ShardWriter.add`."""
         members = {
-            "crop.mp4": to_mp4_bytes(
-                self.frames, int(self.row.get("fps", 25)), crf=CROP_CRF, pix_fmt="yuv444p", preset="fast"
-            ),
+            "crop.mp4": to_mp4_bytes(self.frames, int(self.row.get("fps", 25)), crf=CROP_CRF, pix_fmt="yuv444p"),
             "audio.wav": wav_bytes(self.audio, int(self.row.get("sample_rate", 16_000))),
             "landmarks.npy": _npy(self.landmarks.astype(np.float32)),
             "confidence.npy": _npy(self.confidence.astype(np.float32)),

@@ -1,4 +1,4 @@
-"""The landmarker: its training in small, the shipped weights on heads that they have not seen, finding and following."""
+"""The landmarker: training in small, the shipped weights on new heads, finding and following faces."""
 
 from __future__ import annotations
 
