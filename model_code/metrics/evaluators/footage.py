@@ -19,7 +19,7 @@ from model_code.avatars.render import render
 from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
 from model_code.avatars.seeds import head_seed
 from model_code.faces.crop import crop, to_crop
-from model_code.faces.track import face_box
+from model_code.faces.track import CROP_SCALE, face_box
 from model_code.metrics.evaluators.trunk import CROP
 from model_code.seeding import rng_for
 from model_code.speech.espeak import VOICES, synthesize
@@ -188,7 +188,7 @@ def _take(scene: Scene, keep: np.ndarray) -> Scene:
 
 def _jittered_boxes(rng: np.random.Generator, landmarks: np.ndarray) -> np.ndarray:
     """Square boxes (T,4) as the chain crops (they follow the head, not the mouth), each moved and scaled a little."""
-    boxes = face_box(landmarks)
+    boxes = face_box(landmarks, CROP_SCALE)
     sides = boxes[:, 2] - boxes[:, 0]
     anchor = landmarks[:, [36, 39, 42, 45, 27, 30]].mean(1)
     offset = np.median(((boxes[:, :2] + boxes[:, 2:]) / 2 - anchor) / sides[:, None], axis=0)
