@@ -165,6 +165,11 @@ class PhaseConfig(Config):
     pixel_t_max: float = Field(0.6, description="Clip of t in the decoded estimate of the pixel losses.")
     pixel_latent_frames: int = Field(4, description="Latent frames decoded for the pixel losses (13 frames).")
     silence_probability: float = Field(0.0, description="Texture phase: audio switched off; texture losses only there.")
+    judged_every: int = Field(
+        3,
+        description="Texture phase: every so many decoded frames one is shown to its critics, from the last back.",
+        json_schema_extra=deviation("1", "frames 0.12 s apart say the same; judging all 13 triples the step"),
+    )
     lora: LoraConfig | None = None
     checkpoint_every: int = 100
 
@@ -185,7 +190,9 @@ class PairsConfig(Config):
 
     seed: int = 0
     sampling_steps: int = 6
-    audio_guidance: float = Field(1.0, description="1 halves the work; the paper wants lip variation, not accuracy, here.")
+    audio_guidance: float = Field(
+        1.0, description="1 halves the work; the paper wants lip variation, not accuracy, here."
+    )
     batch_size: int = 16
     pairs_per_clip: int = 1
     clip_fraction: float = Field(0.5, description="Share of a shard's clips that get a generated companion.")

@@ -249,6 +249,8 @@ class TexturePhase(EditorPhase):
         decoded = self.decoded(raw, batch, inputs)
         with torch.no_grad():
             target = self.critics.codec.decode(batch.target[:, :, : self.config.pixel_latent_frames])
+        judged = torch.arange(decoded.shape[2] - 1, TEMPORAL, -self.config.judged_every, device=decoded.device)
+        decoded, target = decoded[:, :, judged], target[:, :, judged]
         return {
             "identity": self.critics.identity(decoded, target).mean(),
             "perceptual": self.critics.perceptual(decoded, target).mean(),
