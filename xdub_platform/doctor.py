@@ -70,7 +70,7 @@ def _packages() -> str:
 def _cascade() -> str:
     import cv2
 
-    path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
+    path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"
     if cv2.CascadeClassifier(str(path)).empty():
         raise RuntimeError(f"{path} cannot be read: reinstall opencv-python-headless<5 and remove opencv-python")
     return f"OpenCV {cv2.__version__}"

@@ -83,7 +83,7 @@ def stages(planner: Planner, steps: Sequence[Step]) -> tuple[Stage, ...]:
                 title=name.replace("_", " "),
                 depends=tuple(sorted({parent.asset for step in own for parent in planner.parents(step.node)})),
                 seconds=sum(step.seconds for step in own) or None,
-                state=state,  # type: ignore[arg-type]
+                state=state,
                 detail=f"{len(own)} partitions" if own[0].node.partition else "",
             )
         )

@@ -150,7 +150,7 @@ class QualityGates(dg.ConfigurableResource):
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
         site = Path(self.docs_root) / name
-        context.add_data_docs_site("docs", _site(site))
+        context.add_data_docs_site("docs", _site(site))  # type: ignore[arg-type]
         label = name.replace("/", "_")
         batch = (
             context.data_sources.add_pandas(label)
@@ -188,7 +188,9 @@ def _site(folder: Path) -> dict[str, Any]:
 
 
 def _gate_result(suite: list[Expectation], results: list[Any], columns: set[str], docs: Path) -> GateResult:
-    rows, failures, warnings = [], [], []
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    warnings: list[str] = []
     by_why = {result.expectation_config.meta["why"]: result for result in results}
     for item in suite:
         result = by_why[item.why]
