@@ -83,9 +83,10 @@ class TransformerConfig(Config):
     audio_inner_dim: int = 96
     audio_heads: int = 4
     audio_layers: int = 2
-    reference_residual: bool = Field(
-        False,
-        description="Editor: prediction = reference latents + head output, so that copying is the start (x only).",
+    residual: bool = Field(
+        True,
+        description="Prediction = what is known of the same frames (masked video, companion) + head output; x only.",
+        json_schema_extra=deviation("the head's output alone", "a narrow model would spend its steps on copying"),
     )
 
 
@@ -148,7 +149,7 @@ class PhaseConfig(Config):
         "cosine", description="Learning rate after the warm-up; cosine ends at a tenth."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
-    token_context: float = Field(0.5, description="Base: share of steps whose masked video comes as reference tokens.")
+    token_context: float = Field(0.35, description="Base: share of steps whose masked video comes as reference tokens.")
     clip_frames: int = Field(
         25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length")
     )
@@ -226,11 +227,11 @@ class PretrainConfig(Config):
     landmarker_steps: int = 1500
     perceptual_steps: int = 600
     audio_encoder_steps: int = 1500
-    mouth_reader_steps: int = 700
+    mouth_reader_steps: int = 800
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=3000,
+        steps=2200,
         batch_size=8,
         learning_rate=8e-4,
         shift=3.0,

@@ -57,5 +57,9 @@ def build_platform(settings: Settings) -> Platform:
             experiment=settings.mlflow.experiment,
         ),
         quality=QualityGates(docs_root=str(settings.path("docs"))),
-        workers=Workers(work_root=str(settings.path("work")), threads=settings.processes.threads),
+        workers=Workers(
+            work_root=str(settings.path("work")),
+            threads=settings.processes.threads,
+            training_threads=settings.processes.training_threads,
+        ),
     )

@@ -59,7 +59,8 @@ class MlflowSettings(Config):
 class ProcessSettings(Config):
     """How workers are started."""
 
-    threads: int = Field(1, ge=1, description="OMP threads of a worker; one thread each beats two under contention.")
+    threads: int = Field(1, ge=1, description="OMP threads of a worker that others run beside.")
+    training_threads: int = Field(2, ge=1, description="OMP threads of training and scoring, which run alone.")
     parallel_runs: int = Field(2, ge=1, description="Independent runs the planner keeps going at once.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
 
@@ -120,6 +121,9 @@ FULL_SCALE_TRANSFORMER = {
     "audio_inner_dim": 1536,
     "audio_heads": 24,
     "audio_layers": 4,
+    "in_channels": 48,
+    "out_channels": 48,
+    "residual": False,
 }
 FULL_SCALE_FLOW = {"prediction": "v", "sampling_steps": 50, "sampling_shift": 5.0, "reference_guidance": 2.5}
 

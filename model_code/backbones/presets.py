@@ -27,6 +27,7 @@ PRESETS: dict[str, TransformerConfig] = {
         audio_inner_dim=768,
         audio_heads=12,
         audio_layers=2,
+        residual=False,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
     "xdub-wan-5b": TransformerConfig(
@@ -43,5 +44,6 @@ PRESETS: dict[str, TransformerConfig] = {
         audio_inner_dim=1536,
         audio_heads=24,
         audio_layers=4,
+        residual=False,
     ),
 }

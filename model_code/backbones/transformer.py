@@ -119,15 +119,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         audio_inner_dim: int = 96,
         audio_heads: int = 4,
         audio_layers: int = 2,
-        reference_residual: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads or (dim // num_heads) % 2:
             raise InputError(f"width {dim} with {num_heads} heads", "a head's width must be whole and even")
         if patch_size[0] != 1:
             raise InputError(f"patch_size {tuple(patch_size)}", "patches span one latent frame: (1, p, p)")
-        if reference_residual and context_channels:
-            raise InputError("reference_residual with context_channels", "only an editor starts from its reference")
         self.patch_embedding = nn.Conv3d(
             in_channels + context_channels, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size)
         )
@@ -228,24 +226,33 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             else:
                 x = block(x, time, rotary, sound, words, reference_frames)
         output = self._unpatch(self.head(x[:, reference_frames:], embedded[:, reference_frames:]), height, width)
-        return output + reference if self.config.reference_residual else output
+        return output + self._known(latents, reference) if self.config.residual else output
+
+    def _known(self, latents: Tensor, reference: Tensor) -> Tensor:
+        """What is known of the target's own frames: the masked video, and a reference that stands at the same times."""
+        known = latents.new_zeros(())
+        if self.config.context_channels:
+            known = known + latents[:, : self.config.context_channels]
+        if reference.shape[2] == latents.shape[2]:
+            known = known + reference
+        return known
 
 
-def generator_to_editor(generator: DubbingTransformer, *, reference_residual: bool = False) -> DubbingTransformer:
+def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:
     """An editor with the generator's weights; its extra input channels (the masked video) are sliced away.
 
     Args:
         generator: The trained generator.
-        reference_residual: See `TransformerConfig`; the editor then starts as a copy of its reference plus the
-            generator's head set to zero.
+
+    With `residual`, the head starts at zero: the editor begins as a copy of its reference.
     """
     config = dict(generator.config)
     context = config["context_channels"]
     fields = {name: config[name] for name in TransformerConfig.model_fields}
-    editor = DubbingTransformer(**{**fields, "context_channels": 0, "reference_residual": reference_residual})
+    editor = DubbingTransformer(**{**fields, "context_channels": 0})
     state = dict(generator.state_dict())
     state["patch_embedding.weight"] = state["patch_embedding.weight"][:, context:]
-    if reference_residual:
+    if config["residual"]:
         state["head.head.weight"] = torch.zeros_like(state["head.head.weight"])
         state["head.head.bias"] = torch.zeros_like(state["head.head.bias"])
     editor.load_state_dict(state)

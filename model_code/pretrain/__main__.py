@@ -122,26 +122,26 @@ def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     )
 
 
-def _evaluator_footage(work: Path) -> Any:
+def _evaluator_footage(work: Path, config: PretrainConfig) -> Any:
     from model_code.metrics.evaluators.footage import EvaluatorFootage, render_footage
 
     path = work / "evaluator_footage.npz"
     if not path.is_file():
-        render_footage(heads=150, frames=100, held_out=20).save(path)
+        render_footage(processes=config.processes).save(path)
     return EvaluatorFootage.load(path)
 
 
 def _mouth_reader(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     from model_code.metrics.evaluators.mouth_reader import train_mouth_reader
 
-    footage = _evaluator_footage(work)
+    footage = _evaluator_footage(work, config)
     return train_mouth_reader(footage, out / "mouth_reader", steps=config.mouth_reader_steps, seed=config.seed)
 
 
 def _identity_judge(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     from model_code.metrics.evaluators.identity_judge import train_identity_judge
 
-    footage = _evaluator_footage(work)
+    footage = _evaluator_footage(work, config)
     return train_identity_judge(footage, out / "identity_judge", steps=config.identity_judge_steps, seed=config.seed)
 
 

@@ -131,7 +131,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     model = load_transformer(config.init / "transformer")
     if name == "editor":
         if model.config["context_channels"]:
-            model = generator_to_editor(model, reference_residual=config.transformer.reference_residual)
+            model = generator_to_editor(model)
         return model.train()
     if config.phase.lora is None:
         raise InputError(f"the {name} phase has no lora", "give rank, alpha and targets")
@@ -146,7 +146,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
 def _generator(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     if config.init is not None:
         return load_transformer(config.init / "transformer")
-    wanted = config.transformer.model_copy(update={"context_channels": latent_channels, "reference_residual": False})
+    wanted = config.transformer.model_copy(update={"context_channels": latent_channels})
     if (base.FOLDER / "prior" / "config.json").is_file():
         prior: DubbingTransformer = base.load("prior")
         shape = {key: prior.config[key] for key in TransformerConfig.model_fields}

@@ -62,7 +62,7 @@ def test_audio_of_a_frame_enters_at_that_frame() -> None:
 def test_new_model_ignores_audio_and_predicts_zero_or_its_reference() -> None:
     given = inputs()
     assert DubbingTransformer.build(SMALL)(**given).abs().max() == 0
-    residual = DubbingTransformer.build(SMALL.model_copy(update={"reference_residual": True}))
+    residual = DubbingTransformer.build(SMALL.model_copy(update={"residual": True}))
     torch.testing.assert_close(residual(**given), given["reference"])
 
 
@@ -76,8 +76,14 @@ def test_generator_becomes_an_editor() -> None:
     given["latents"][:, :4] = 0
     plain = {**given, "latents": given["latents"][:, 4:]}
     torch.testing.assert_close(editor(**plain), generator(**given))
-    copying = generator_to_editor(generator, reference_residual=True)
+    copying = generator_to_editor(build(context_channels=4, residual=True))
     torch.testing.assert_close(copying(**inputs()), inputs()["reference"])
+
+
+def test_residual_generator_starts_as_its_masked_video() -> None:
+    model = DubbingTransformer.build(SMALL.model_copy(update={"context_channels": 4, "residual": True}))
+    given = inputs(reference_frames=1, context=4)
+    torch.testing.assert_close(model(**given), given["latents"][:, :4])
 
 
 def test_saved_model_and_gradient_checkpointing_give_the_same(tmp_path: Path) -> None:
@@ -147,5 +153,3 @@ def test_presets_have_the_stated_size(name: str, low: float, high: float) -> Non
 def test_impossible_shapes_are_named() -> None:
     with pytest.raises(InputError, match="width 25 with 2 heads"):
         DubbingTransformer.build(SMALL.model_copy(update={"dim": 25}))
-    with pytest.raises(InputError, match="reference_residual"):
-        DubbingTransformer.build(SMALL.model_copy(update={"context_channels": 4, "reference_residual": True}))

@@ -23,6 +23,8 @@ import dagster as dg
 from xdub_platform.incoming import write_json
 
 LOG_LINES = 15
+ALONE = frozenset({"train", "benchmark"})
+"""Workers that nothing in the chain runs beside."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Workers(dg.ConfigurableResource):
 
     Args:
         work_root: Folder for configs, checkpoints and unfinished output; on the registry's file system.
-        threads: OMP threads of each worker.
+        threads: OMP threads of a worker that others run beside.
+        training_threads: OMP threads of the workers that run `ALONE`.
     """
 
     work_root: str
     threads: int = 1
+    training_threads: int = 1
 
     def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
         """Runs one worker to its end.
@@ -77,18 +81,19 @@ class Workers(dg.ConfigurableResource):
         config_path, log_path, result_path = scratch / "config.json", scratch / "worker.log", output / "result.json"
         write_json(config_path, resolved)
         command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
-        status = self._launch(context, command, log_path)
+        threads = self.training_threads if worker in ALONE else self.threads
+        status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
         return WorkerRun(output, json.loads(result_path.read_text(encoding="utf-8")), scratch, resolved)
 
-    def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path) -> int:
+    def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path, count: int) -> int:
         session = dg.open_pipes_session(
             context=context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         )
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        threads = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with session as pipes, log_path.open("ab") as log:
             environment = {**os.environ, **threads, **pipes.get_bootstrap_env_vars()}
             process = subprocess.Popen(
