@@ -175,7 +175,7 @@ class _AudioLayer(nn.Module):
 
 
 class AudioProjection(nn.Module):
-    """Projects each latent frame's window of audio features to the transformer's width (release, RECIPE section 3).
+    """Projects each latent frame's window of audio features to the transformer's width (as in the release).
 
     Args:
         audio_dim: Width of the features.

@@ -120,7 +120,7 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
 
 
 def window_indices(n_features: int, n_latent_frames: int, window: int, start_frame: int = 0) -> NDArray[np.int64]:
-    """Which 50 Hz features each latent frame sees (RECIPE section 3, generalised from 8 to any even `window`).
+    """Which 50 Hz features each latent frame sees (as in the release, generalised from 8 to any even `window`).
 
     With 8 features latent frame 0 sees video frames s-3..s and latent frame i > 0 sees s+4(i-1)+1..s+4i, two
     features a frame; a wider window grows evenly on both sides. Indices are clamped to what exists.

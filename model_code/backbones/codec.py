@@ -1,4 +1,4 @@
-"""Latent codecs: video to latents and back, behind one interface (DESIGN.md decision 1).
+"""Latent codecs: video to latents and back, behind one interface.
 
 `WanCodec` wraps diffusers' causal `AutoencoderKLWan` (the paper's kind of VAE). `BlockCodec` is the lean one
 of the `embedded` profile: a fixed linear transform of 4x8x8 pixel blocks, and a small convolutional refiner

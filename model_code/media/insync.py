@@ -1,7 +1,7 @@
 """Is a clip's sound in step with its lips, and if not, by how much? Asked before any SyncNet exists.
 
 The shipped audio encoder predicts how far the mouth is open from the sound alone; the landmarks say how far it
-is open. Where their correlation over shifts peaks is the offset (RECIPE, section 4: correct offsets first).
+is open. Where their correlation over shifts peaks is the offset.
 """
 
 from __future__ import annotations

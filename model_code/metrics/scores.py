@@ -1,4 +1,4 @@
-"""From single cases to a table: every row of the issue's score table with intervals, conditions and differences.
+"""From single cases to a table: every row of the score table with intervals, conditions and differences.
 
 A `CaseRecord` holds, for one case, the true curves and what each dubber made of it; records of several runs can be
 pooled by joining their lists. `summarise` does all statistics.
@@ -169,7 +169,7 @@ def _gaussian(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Bar:
-    """One line of the issue's table: what must be reached, in the demo and in the full benchmark.
+    """One line of the score table: what must be reached, in the demo and in the full benchmark.
 
     Attributes:
         measure: Name in `row_measures`.

@@ -1,7 +1,7 @@
 """SyncNet: do the lips move as the sound says?
 
 Two towers embed windows of 8 frames, one from the lower half of the face crop, one from the audio encoder's features
-of the same 0.32 s. Both end in ReLU and L2 normalisation, so the cosine lies in [0, 1] (RECIPE section 4). The chain
+of the same 0.32 s. Both end in ReLU and L2 normalisation, so the cosine lies in [0, 1]. The chain
 trains it, measures offsets with it and teaches the lip expert with it; a score of it on such a model is therefore
 circular, and has the mouth's curves beside it wherever it is shown.
 """
@@ -68,7 +68,7 @@ class SyncNet(SavedModule[SyncNetConfig]):
     def distance(self, frames: Tensor, features: Tensor) -> Tensor:
         """The lip expert's loss, (B,): 1 - cosine, averaged over windows; differentiable in `frames`.
 
-        The paper prints plus cosine; it has to be minimised as a distance (RECIPE section 1).
+        The paper prints plus cosine; it has to be minimised as a distance.
 
         Args:
             frames: (B, 3, T, H, W) decoded crops in [-1, 1], T >= 8.

@@ -1,4 +1,4 @@
-"""Losses of the transformer's phases (RECIPE: flow matching; paper section 4, multi-phase training)."""
+"""Losses of the transformer's phases (paper, section 3 and appendix C)."""
 
 from __future__ import annotations
 
