@@ -223,9 +223,9 @@ class PretrainConfig(Config):
     frame_size: int = 192
     crop_size: int = 96
     processes: int = 2
-    codec_steps: int = 700
+    codec_steps: int = 300
     landmarker_steps: int = 1500
-    perceptual_steps: int = 600
+    perceptual_steps: int = 300
     audio_encoder_steps: int = 1500
     mouth_reader_steps: int = 800
     identity_judge_steps: int = 700
