@@ -22,8 +22,9 @@ SHOWN = ("opening", "width", "pucker", "leak_opening", "lip_gain", "outside_psnr
 
 def config(settings: Settings) -> dict[str, Any]:
     """Which cases are scored."""
+    benchmark = settings.benchmark.model_copy(update={"seed": settings.seed + settings.benchmark.seed})
     return {
-        "benchmark": settings.benchmark.model_dump(mode="json"),
+        "benchmark": benchmark.model_dump(mode="json"),
         "corpus": settings.corpus.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),

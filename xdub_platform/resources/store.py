@@ -158,6 +158,7 @@ class DvcStore(dg.ConfigurableResource):
             return
         from dvc.repo import Repo
 
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # its advice on git is for people at a shell
         if not (self.folder / ".git").is_dir():
             self._git("init", "--quiet", "--initial-branch=main")
         repo = Repo.init(str(self.folder), force=True)

@@ -13,7 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,7 @@ class Workers(dg.ConfigurableResource):
         return WorkerRun(output, json.loads(result_path.read_text(encoding="utf-8")), scratch, resolved)
 
     def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path, count: int) -> int:
-        session = dg.open_pipes_session(
-            context=context,
-            context_injector=dg.PipesTempFileContextInjector(),
-            message_reader=dg.PipesTempFileMessageReader(),
-        )
+        session = _quiet_session(context)
         threads = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with session as pipes, log_path.open("ab") as log:
             environment = {**os.environ, **threads, **pipes.get_bootstrap_env_vars()}
@@ -105,6 +103,21 @@ class Workers(dg.ConfigurableResource):
                 if process.poll() is None:
                     process.terminate()
                     process.wait()
+
+
+@contextmanager
+def _quiet_session(context: dg.AssetExecutionContext) -> Iterator[dg.PipesSession]:
+    """A Pipes session; Dagster warns of a preview in its own code while it opens one."""
+    session = dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    )
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            opened = stack.enter_context(session)
+        yield opened
 
 
 def _failure(worker: str, status: int, log_path: Path) -> dg.Failure:

@@ -1,0 +1,61 @@
+"""The `xdub` command as a process: quick help, one line and exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def xdub(*arguments: str, state: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, **environment, **({"XDUB_STATE_ROOT": str(state)} if state else {})}
+    command = [sys.executable, "-c", "from xdub_platform.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=given, check=False)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, xdub_platform.cli; print(*{'torch', 'dagster', 'mlflow', 'numpy'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
+    started = time.process_time()
+    done = xdub("--help")
+    assert time.process_time() - started < 1
+    assert done.returncode == 0
+    for command in ("demo", "dub", "ingest", "benchmark", "status", "doctor"):
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dub", "video.mp4", "speech.wav", "-o", "out.mp4"], "no version @champion of xdub-dubber is registered"),
+        (["ingest", "missing.mp4"], "'missing.mp4' does not exist (check the path)"),
+        (["status", "--profile", "tiny"], "setting PROFILE='tiny'"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = xdub(*arguments, state=tmp_path / "state")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("xdub: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_text_file_is_no_footage(tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("hello", encoding="utf-8")
+    done = xdub("ingest", str(note), state=tmp_path / "state")
+    assert done.returncode == 2
+    assert "has no video's suffix" in done.stderr
+
+
+def test_the_plan_of_an_empty_state_lists_the_chain(tmp_path: Path) -> None:
+    done = xdub("run", "--plan", state=tmp_path / "state", COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    assert "benchmark_scores" in done.stdout
+    assert "never made" in done.stdout
