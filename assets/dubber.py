@@ -7,7 +7,7 @@ import dagster as dg
 from assets.editor import editor
 from assets.gates import committed
 from assets.lip_expert import lip_expert
-from assets.produce import Product, produce
+from assets.produce import produce
 from assets.texture_expert import texture_expert
 from xdub_platform.base import base_digest
 from xdub_platform.platform import Platform
@@ -50,8 +50,3 @@ def dubber(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
         inputs=list(parts.values()),
         register=platform.settings.mlflow.model_name,
     )
-
-
-def version_tags(product: Product) -> dict[str, str]:
-    """What the registry says about a version."""
-    return {f"part.{name}": version for name, version in product.result.get("versions", {}).items()}

@@ -160,7 +160,8 @@ def register_model(run: MlflowRun, name: str, product: Product, platform: Platfo
     if same:
         return max(same)
     run.artifact(product.dataset.path, "model")
-    return run.register(name, "model", alias="challenger", tags={"dvc.version": product.dataset.version})
+    parts = {f"part.{part}": str(version) for part, version in product.result.get("versions", {}).items()}
+    return run.register(name, "model", alias="challenger", tags={"dvc.version": product.dataset.version, **parts})
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -115,7 +115,7 @@ class FlowConfig(Config):
         1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
     )
     audio_guidance: float = Field(
-        1.5,
+        1.0,
         json_schema_extra=deviation("10 s^1.5 (release)", "raises width and pucker, costs PSNR; set by measurement"),
     )
     lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
@@ -158,8 +158,8 @@ class PhaseConfig(Config):
     audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
     reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")
     shift: float = Field(5.0, description="Timestep shift a: t' = a t / (1 + (a-1) t). 5.0 / 1.5 / 0.2 by phase.")
-    face_weight: float = 0.3
-    lip_weight: float = 0.3
+    face_weight: float = Field(1.0, json_schema_extra=deviation("0.3", "hundreds of steps, not thousands"))
+    lip_weight: float = Field(3.0, json_schema_extra=deviation("0.3", "lips are a few per cent of a 96 px crop"))
     sync_weight: float = 0.0
     identity_weight: float = 0.0
     perceptual_weight: float = 0.0
@@ -190,7 +190,7 @@ class PairsConfig(Config):
     """How companion pairs are made."""
 
     seed: int = 0
-    sampling_steps: int = 6
+    sampling_steps: int = 4
     audio_guidance: float = Field(
         1.0, description="1 halves the work; the paper wants lip variation, not accuracy, here."
     )
@@ -231,12 +231,10 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=2200,
+        steps=3000,
         batch_size=8,
         learning_rate=8e-4,
         shift=3.0,
         ema_decay=0.998,
-        face_weight=1.0,
-        lip_weight=3.0,
         checkpoint_every=250,
     )

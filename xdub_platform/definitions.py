@@ -22,6 +22,7 @@ from assets import (
     syncnet,
     texture_expert,
 )
+from ops.publish import publish
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
 
@@ -59,7 +60,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
     assets = [versioned(getattr(stage, stage_name(stage)), code_version(stage, settings)) for stage in STAGES]
     return dg.Definitions(
-        assets=assets, resources={"platform": build_platform(settings)}, executor=dg.in_process_executor
+        assets=assets,
+        jobs=[publish],
+        resources={"platform": build_platform(settings)},
+        executor=dg.in_process_executor,
     )
 
 

@@ -69,7 +69,7 @@ class SyncNetConfig(Config):
     """The chain's own SyncNet: the lip expert's teacher and the sync score."""
 
     seed: int = 0
-    steps: int = Field(400, description="Optimiser steps.")
+    steps: int = Field(100, description="Optimiser steps.")
     min_accuracy: float = Field(0.85, description="In-vs-off accuracy below which the gate fails.")
 
 
@@ -77,7 +77,7 @@ class IdentityConfig(Config):
     """The chain's own identity encoder: pair filter and texture loss."""
 
     seed: int = 0
-    steps: int = Field(300, description="Optimiser steps.")
+    steps: int = Field(200, description="Optimiser steps.")
 
 
 class GateSettings(Config):
@@ -91,14 +91,14 @@ class GateSettings(Config):
 class PhasesSettings(Config):
     """The training phases; shifts 5.0 / 1.5 / 0.2 are the paper's."""
 
-    generator: PhaseConfig = PhaseConfig(phase="generator", steps=300)
-    editor: PhaseConfig = PhaseConfig(phase="editor", steps=300)
+    generator: PhaseConfig = PhaseConfig(phase="generator", steps=100, learning_rate=3e-4)
+    editor: PhaseConfig = PhaseConfig(phase="editor", steps=150, learning_rate=8e-4)
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=60, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
+        phase="lip", steps=30, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
-        steps=60,
+        steps=30,
         shift=0.2,
         learning_rate=2e-4,
         identity_weight=0.05,
@@ -137,6 +137,8 @@ def _full_phase(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "clip_frames": frames,
+        "face_weight": 0.3,
+        "lip_weight": 0.3,
         **more,
     }
 
@@ -151,15 +153,14 @@ FULL_SCALE_PHASES = {
 PROFILES: dict[Profile, dict[str, Any]] = {
     "embedded": {},
     "embedded-full": {
-        "corpus": {"training_heads": 48, "heldout_heads": 12, "clips_per_head": 4},
-        "syncnet": {"steps": 1000},
-        "identity": {"steps": 800},
-        "pairs": {"clip_fraction": 0.8, "rendered_per_shard": 48},
+        "syncnet": {"steps": 400},
+        "identity": {"steps": 600},
+        "pairs": {"clip_fraction": 1.0, "rendered_per_shard": 32},
         "phases": {
-            "generator": {"steps": 1500},
-            "editor": {"steps": 2000},
-            "lip": {"steps": 200},
-            "texture": {"steps": 200},
+            "generator": {"steps": 400},
+            "editor": {"steps": 1100},
+            "lip": {"steps": 100},
+            "texture": {"steps": 100},
         },
         "benchmark": {"cases": 24},
     },
