@@ -1,0 +1,27 @@
+"""Publishing: a commit and a tag in the data registry, never in the code's repository."""
+
+import dagster as dg
+
+from xdub_platform.platform import Platform
+
+
+class PublishConfig(dg.Config):
+    """What the registry's commit is called."""
+
+    tag: str
+    message: str = ""
+
+
+@dg.op
+def publish_registry(context: dg.OpExecutionContext, config: PublishConfig, platform: Platform) -> str:
+    """Commits and tags every dataset, model and gate verdict that the registry holds now; pushes to a remote."""
+    commit = platform.store.publish(config.tag, config.message or f"Published as {config.tag}")
+    context.log.info(f"published as {config.tag}: commit {commit}")
+    context.add_output_metadata({"tag": config.tag, "commit": commit})
+    return commit
+
+
+@dg.job(tags={"xdub/kind": "act"})
+def publish() -> None:
+    """Publishes the data registry: `dvc get` and `dvc import` elsewhere can then name the tag."""
+    publish_registry()
