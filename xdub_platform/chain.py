@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 STARTED_BY_TAG = "xdub/started_by"
 PLAN_TAG = "xdub/plan"
+LOOK_EVERY = 2.0
+"""Seconds between two looks at what running workers say."""
 
 
 @dataclass(frozen=True, order=True)
@@ -75,8 +77,8 @@ class Step:
     run_id: str | None = None
 
 
-Submit = Callable[[Node, dict[str, str]], "Future[Step]"]
-"""Starts the run of a node with tags."""
+Submit = Callable[[Node, dict[str, str], str], "Future[Step]"]
+"""Starts the run of a node with tags and under a run id."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ class Planner:
             parallel: Runs that may go on at once.
             submit: Starts a run elsewhere; None runs it here and now. Not in threads of this process: two Dagster
                 runs in one process end in a deadlock over Python's logging locks.
-            watch: Called with every step as it starts and ends, from this thread.
+            watch: Called from this thread with every step as it starts and ends, and meanwhile with its run's latest
+                message as the reason.
 
         Returns:
             One step for each selected node, in topological order.
@@ -209,21 +212,24 @@ class Planner:
         steps: dict[Node, Step] = {}
         pending = list(order)
         parents = {node: self.parents(node) for node in order}
-        running: dict[Future[Step], Node] = {}
+        running: dict[Future[Step], Step] = {}
         while pending or running:
-            unsettled = {*pending, *running.values()}
+            unsettled = {*pending, *(step.node for step in running.values())}
             for node in [node for node in pending if unsettled.isdisjoint(parents[node])][: parallel - len(running)]:
                 pending.remove(node)
                 step = self._decide(node, parents[node], steps)
                 watch(step)
-                if step.status is Status.RUNNING:
-                    running[submit(node, tags) if submit else self._run_here(node, tags)] = node
+                if step.run_id:
+                    running[(submit or self._run_here)(node, tags, step.run_id)] = step
                 else:
                     steps[node] = step
-            for future in [*wait(running, return_when=FIRST_COMPLETED).done]:
-                node = running.pop(future)
-                steps[node] = self._judged(future.result())
-                watch(steps[node])
+            for future in [*wait(running, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED).done]:
+                step = self._judged(future.result())
+                del running[future]
+                steps[step.node] = step
+                watch(step)
+            for step in running.values():
+                watch(replace(step, reason=self._latest_message(step) or step.reason))
         return [steps[node] for node in order]
 
     def _decide(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> Step:
@@ -231,16 +237,22 @@ class Planner:
         if blocked:
             return Step(node, Status.BLOCKED, blocked)
         reason = self.stale(node)
-        return Step(node, Status.RUNNING if reason else Status.FRESH, reason or "")
+        return Step(node, Status.RUNNING, reason, run_id=str(uuid.uuid4())) if reason else Step(node, Status.FRESH)
+
+    def _latest_message(self, step: Step) -> str | None:
+        """What the step's worker said last."""
+        records = self.instance.get_records_for_run(str(step.run_id), limit=3, ascending=False).records
+        entries = (record.event_log_entry for record in records)
+        return next((entry.user_message for entry in entries if not entry.is_dagster_event), None)
 
     def _judged(self, step: Step) -> Step:
         """A run that a blocking gate failed is told from one that broke."""
         refused = self.rules.rejected(step.node) if step.status is Status.FAILED else None
         return replace(step, status=Status.REJECTED, reason=refused) if refused else step
 
-    def _run_here(self, node: Node, tags: dict[str, str]) -> Future[Step]:
+    def _run_here(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
         done: Future[Step] = Future()
-        done.set_result(execute(self.job, self.instance, node, tags))
+        done.set_result(execute(self.job, self.instance, node, tags, run_id))
         return done
 
     def _blocked(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> str | None:
@@ -286,7 +298,7 @@ class Planner:
         return versions[0] != versions[1]
 
 
-def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tags: dict[str, str]) -> Step:
+def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tags: dict[str, str], run_id: str) -> Step:
     """Makes one node in a Dagster run of its own, in this process."""
     start = time.monotonic()
     result = job.execute_in_process(
@@ -296,6 +308,7 @@ def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tag
         raise_on_error=False,
         run_config=QUIET,
         tags=tags,
+        run_id=run_id,
     )
     status = Status.DONE if result.success else Status.FAILED
     return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)

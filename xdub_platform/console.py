@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from xdub_platform.doctor import Finding
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings
 
+COUNTED = re.compile(r"(?P<what>.+?) (?P<done>\d+)/(?P<total>\d+)")
+"""How a worker says how far it is."""
 COLOURS = {
     Status.DONE: "green",
     Status.FRESH: "dim",
@@ -78,7 +81,15 @@ class Progress:
         """Follows a planner's run."""
         name = escape(str(step.node))
         if step.status is Status.RUNNING:
-            self.tasks[step.node] = self.bars.add_task(f"{name} [dim]({escape(step.reason)})[/dim]", total=1)
+            if step.node not in self.tasks:
+                self.tasks[step.node] = self.bars.add_task(name, total=None)
+            counted = COUNTED.match(step.reason)
+            self.bars.update(
+                self.tasks[step.node],
+                description=f"{name} [dim]{escape(counted['what'] if counted else step.reason)}[/dim]",
+                completed=int(counted["done"]) if counted else 0,
+                total=int(counted["total"]) if counted else None,
+            )
             return
         task = self.tasks.pop(step.node, None)
         if task is not None:

@@ -56,9 +56,9 @@ class RunProcesses:
     ) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def submit(self, node: Node, tags: dict[str, str]) -> Future[Step]:
+    def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
         """Makes a node in one of the processes."""
-        return self.pool.submit(_execute, node, tags)
+        return self.pool.submit(_execute, node, tags, run_id)
 
 
 def _open(resolved: dict[str, Any]) -> None:
@@ -69,5 +69,5 @@ def _open(resolved: dict[str, Any]) -> None:
     _opened.append(Runtime(job, open_instance(settings)))
 
 
-def _execute(node: Node, tags: dict[str, str]) -> Step:
-    return execute(_opened[0].job, _opened[0].instance, node, tags)
+def _execute(node: Node, tags: dict[str, str], run_id: str) -> Step:
+    return execute(_opened[0].job, _opened[0].instance, node, tags, run_id)
