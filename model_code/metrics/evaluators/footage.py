@@ -50,8 +50,8 @@ class EvaluatorFootage:
     def part(self, *, held_out: bool) -> EvaluatorFootage:
         """The frames of the held-out heads, or of the others."""
         rows = np.isin(self.heads, self.held_out) == held_out
-        varying = (getattr(self, name)[rows] for name in ("crops", "curves", "landmarks", "heads", "kinds"))
-        return EvaluatorFootage(*varying, self.held_out)
+        varying = {name: getattr(self, name)[rows] for name in ("crops", "curves", "landmarks", "heads", "kinds")}
+        return EvaluatorFootage(**varying, held_out=self.held_out)
 
     def batch(self, generator: torch.Generator, *, heads: int, frames: int) -> np.ndarray:
         """Row numbers (heads*frames,): `frames` rows of each of `heads` random heads, head after head."""
