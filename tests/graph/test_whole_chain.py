@@ -18,7 +18,13 @@ from xdub_platform.settings import Settings, load_settings
 
 SMALL = {
     "clips_per_shard": 4,
-    "corpus": {"training_heads": 2, "heldout_heads": 1, "clips_per_head": 2, "languages": ("en", "es")},
+    "corpus": {
+        "training_heads": 2,
+        "heldout_heads": 1,
+        "clips_per_head": 2,
+        "seconds": (2.0, 2.5),
+        "languages": ("en", "es"),
+    },
     "transformer": {"dim": 48, "num_layers": 1, "num_heads": 2, "ffn_dim": 48, "audio_inner_dim": 24, "audio_heads": 2},
     "flow": {"sampling_steps": 8},
     "syncnet": {"steps": 2, "min_accuracy": 0.0},
@@ -26,7 +32,7 @@ SMALL = {
     "gates": {"max_quarantined": 1.0, "min_accepted": 0.0},
     "pairs": {"rendered_per_shard": 2, "rendered_seconds": 1.5, "sampling_steps": 2},
     "phases": {phase: {"steps": 2, "batch_size": 2} for phase in ("generator", "editor", "lip", "texture")},
-    "benchmark": {"cases": 1, "seconds": 3.0},
+    "benchmark": {"cases": 1, "seconds": 2.0},
     "variants": ("generated", "rendered"),
 }
 EASY = {"identity_cosine": -1.0, "mouth_distance": 0.0, "aspect_mean": 0.0}
