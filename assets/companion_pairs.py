@@ -1,5 +1,6 @@
 """A companion V' for every V, with the gate that decides what the editor may learn from."""
 
+import re
 from typing import Any
 
 import dagster as dg
@@ -103,7 +104,8 @@ def judge(platform: Platform, product: Product) -> GateResult:
 def describe(product: Product, settings: Settings) -> Metadata:
     """Counts, reasons, histograms against the thresholds."""
     rows, filters = manifest(product.dataset.path), settings.pairs.filters
-    reasons = [reason for row in rows for reason in str(row.get("reasons") or "").split("; ") if reason]
+    told = "; ".join(str(row.get("reasons") or "") for row in rows)
+    reasons = [re.split(r" -?\d", reason)[0] for reason in told.split("; ") if reason]
     metadata: Metadata = {
         "pairs": len(rows),
         "accepted": sum(bool(row["accepted"]) for row in rows),

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from model_code.base import cards
-from model_code.report.data import BaseCard, CaseVideos, Curve, Histogram, Link, ReportData, Stage
+from model_code.report.data import BaseCard, Calibration, CaseVideos, Curve, Histogram, Link, ReportData, Stage
 from model_code.report.page import write_report
 from xdub_platform.chain import Planner, Status, Step
 from xdub_platform.platform import Platform
@@ -50,6 +51,7 @@ def write_chain_report(
         scale="bench" if settings.profile == "embedded-full" else "demo",
         curves=tuple(training_curves(platform, planner)),
         histograms=tuple(histograms(platform)),
+        calibrations=tuple(calibrations(platform)),
         cases=tuple(cases(folder, scores.get("final", ""))),
         base=tuple(base_cards()),
         links=links(settings),
@@ -128,6 +130,30 @@ def histograms(platform: Platform) -> list[Histogram]:
                 )
             )
     return found
+
+
+def calibrations(platform: Platform) -> list[Calibration]:
+    """Where the pair filters bite on graded bad pairs, pooled over all partitions."""
+    pooled: dict[str, dict[str, list[float]]] = {}
+    in_force: dict[str, float] = {}
+    for name in platform.store.names("companion_pairs"):
+        for measure, found in (platform.store.recorded(name, RESULT) or {}).get("calibration", {}).items():
+            in_force[measure] = found["in_force"]
+            for grade, values in {"good pairs": found["good"], **found["bad"]}.items():
+                pooled.setdefault(measure, {}).setdefault(grade, []).extend(values)
+    return [_calibration(measure, in_force[measure], grades) for measure, grades in pooled.items()]
+
+
+def _calibration(measure: str, in_force: float, grades: Mapping[str, Sequence[float]]) -> Calibration:
+    every = [value for values in grades.values() for value in values] + [in_force]
+    thresholds = np.linspace(min(every), max(every), 61)
+    shares = {grade: (np.asarray(values)[:, None] >= thresholds).mean(0) for grade, values in grades.items()}
+    return Calibration(
+        measure=measure,
+        threshold=in_force,
+        thresholds=tuple(thresholds.tolist()),
+        accepted={grade: tuple(share.tolist()) for grade, share in shares.items()},
+    )
 
 
 def cases(folder: Path, final: str) -> list[CaseVideos]:
