@@ -8,7 +8,7 @@ after its inverse. Both map the first pixel frame alone to the first latent fram
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class BlockRefiner(nn.Module):
         self.conv_out = nn.Conv2d(width, block_size, 1)
         self.temporal_at = blocks // 2
         nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        nn.init.zeros_(cast(Tensor, self.conv_out.bias))
         for block in self.blocks:
             last = block[2]  # type: ignore[index]
             last.weight.data.mul_(0.1)
@@ -203,7 +203,11 @@ class WanCodec(nn.Module):
 
     temporal_factor = TEMPORAL_FACTOR
 
-    def __init__(self, vae: nn.Module) -> None:
+    vae: Any
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
         self.config = vae.config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["DubbingBlock"]
+    _no_split_modules = ["DubbingBlock"]  # type: ignore[assignment]  # noqa: RUF012 - diffusers' own form
 
     @register_to_config
     def __init__(
@@ -126,9 +126,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             raise InputError(f"width {dim} with {num_heads} heads", "a head's width must be whole and even")
         if patch_size[0] != 1:
             raise InputError(f"patch_size {tuple(patch_size)}", "patches span one latent frame: (1, p, p)")
-        self.patch_embedding = nn.Conv3d(
-            in_channels + context_channels, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size)
-        )
+        patch = (patch_size[0], patch_size[1], patch_size[2])
+        self.patch_embedding = nn.Conv3d(in_channels + context_channels, dim, kernel_size=patch, stride=patch)
         self.text_embedding = (
             nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
             if text_dim is not None
@@ -157,12 +156,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
-        nn.init.zeros_(self.patch_embedding.bias)
         for layer in (self.time_embedding[0], self.time_embedding[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        for block in self.blocks:
-            nn.init.zeros_(block.audio_attn.o.weight)
-        nn.init.zeros_(self.head.head.weight)
+            nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
+        outputs = [cast(DubbingBlock, block).audio_attn.o.weight for block in self.blocks]
+        for fresh in (self.patch_embedding.bias, self.head.head.weight, *outputs):
+            nn.init.zeros_(cast(Tensor, fresh))
 
     def _embed(self, latents: Tensor, weight: Tensor) -> Tensor:
         """Patches (B,C,F,H,W) into tokens (B,F,tokens,dim) with the patch embedding's `weight` (or a slice of it)."""
@@ -174,7 +172,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
 
     def _unpatch(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B,F,tokens,p*p*C) -> (B,C,F,height,width); channels vary fastest, as in the released head."""
-        size = self.config.patch_size[1]
+        size = self.config["patch_size"][1]
         batch, frames = x.shape[:2]
         x = x.reshape(batch, frames, height // size, width // size, size, size, -1)
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
@@ -201,17 +199,17 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         """
         batch, _, frames, height, width = latents.shape
         reference_frames = reference.shape[2]
-        context = self.config.context_channels
+        context = self.config["context_channels"]
         weight = self.patch_embedding.weight
-        size = self.config.patch_size[1]
+        size = self.config["patch_size"][1]
         x = torch.cat([self._embed(reference, weight[:, context:]), self._embed(latents, weight)], dim=1)
 
         times = torch.cat([timestep.new_zeros(batch, reference_frames), timestep], dim=1)
-        embedded = sinusoidal_embedding(times * 1000, self.config.freq_dim).to(x.dtype)
+        embedded = sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(x.dtype)
         embedded = self.time_embedding(embedded)
         time = self.time_projection(embedded).unflatten(-1, (6, -1))
 
-        head_dim = self.config.dim // self.config.num_heads
+        head_dim = self.config["dim"] // self.config["num_heads"]
         rows, columns = height // size, width // size
         tables = (
             rotary_table(head_dim, (reference_frames, rows, columns), (rows, columns), x.device),
@@ -226,13 +224,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             else:
                 x = block(x, time, rotary, sound, words, reference_frames)
         output = self._unpatch(self.head(x[:, reference_frames:], embedded[:, reference_frames:]), height, width)
-        return output + self._known(latents, reference) if self.config.residual else output
+        return output + self._known(latents, reference) if self.config["residual"] else output
 
     def _known(self, latents: Tensor, reference: Tensor) -> Tensor:
         """What is known of the target's own frames: the masked video, and a reference that stands at the same times."""
         known = latents.new_zeros(())
-        if self.config.context_channels:
-            known = known + latents[:, : self.config.context_channels]
+        if self.config["context_channels"]:
+            known = known + latents[:, : self.config["context_channels"]]
         if reference.shape[2] == latents.shape[2]:
             known = known + reference
         return known

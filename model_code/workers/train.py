@@ -68,7 +68,7 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     clips = encode(config, encoder, progress)
     torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
     model = start(config, codec.latent_channels)
-    model.to(config.device)
+    torch.nn.Module.to(model, config.device)
     data = TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
     phase = make_phase(config.phase, config.flow, critics(config, codec, device))
     checkpoints = config.work / "checkpoints"

@@ -25,8 +25,8 @@ import dagster as dg
 from xdub_platform.incoming import write_json
 
 LOG_LINES = 15
-ALONE = frozenset({"train", "benchmark"})
-"""Workers that nothing in the chain runs beside."""
+ALONE = frozenset({"generator", "editor", "benchmark_scores"})
+"""Assets that keep every core busy; the rest run two at a time with a thread each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Workers(dg.ConfigurableResource):
     Args:
         work_root: Folder for configs, checkpoints and unfinished output; on the registry's file system.
         threads: OMP threads of a worker that others run beside.
-        training_threads: OMP threads of the workers that run `ALONE`.
+        training_threads: OMP threads of the workers of `ALONE`.
     """
 
     work_root: str
@@ -83,7 +83,8 @@ class Workers(dg.ConfigurableResource):
         config_path, log_path, result_path = scratch / "config.json", scratch / "worker.log", output / "result.json"
         write_json(config_path, resolved)
         command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
-        threads = self.training_threads if worker in ALONE else self.threads
+        name = context.asset_key.to_user_string()
+        threads = self.training_threads if name in ALONE else self.threads
         status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
