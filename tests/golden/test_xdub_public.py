@@ -46,6 +46,7 @@ def model() -> DubbingTransformer:
         audio_inner_dim=audio["inner_dim"],
         audio_heads=audio["num_heads"],
         audio_layers=audio["num_layers"],
+        residual=False,
     )
     transformer = DubbingTransformer.build(config).eval()
     transformer.load_state_dict(tensors("tiny_model"))

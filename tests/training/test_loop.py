@@ -15,7 +15,7 @@ from model_code.training.phases import make_phase
 
 SHAPE = TransformerConfig(
     dim=24, num_layers=1, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=6, out_channels=6, context_channels=6,
-    audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
+    audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False,
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def batch() -> Batch:
 def phase(name: str, **changes: object) -> Phase:
     distance = lambda a, b: (a.flatten(1).mean(1) - b.flatten(1).mean(1)).square()  # noqa: E731
     critics = Critics(Decoder(), sync=distance, identity=distance, perceptual=distance)  # type: ignore[arg-type]
-    config = PhaseConfig(phase=name, clip_frames=25).model_copy(update=changes)  # type: ignore[arg-type]
+    config = PhaseConfig(phase=name, clip_frames=25, face_weight=0.3, lip_weight=0.3).model_copy(update=changes)  # type: ignore[arg-type]
     return make_phase(config, FlowConfig(), critics)
 
 
@@ -84,7 +84,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
     """A tiny transformer with weights drawn one by one, so that every part has a say."""
     config = TransformerConfig(
         dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
-        context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
+        context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False,
     )  # fmt: skip
     model = DubbingTransformer.build(config)
     draw = generator(5)
