@@ -137,9 +137,12 @@ def read_config(path: Path, config_type: type[C]) -> C:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to end this process when its parent ends; elsewhere nothing."""
+    """Asks Linux to end this process when its parent ends; elsewhere nothing.
+
+    By SIGKILL: a parent that ignores SIGTERM hands that down, and a worker may be killed at any moment anyway.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager
