@@ -65,6 +65,32 @@ class ProcessSettings(Config):
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
 
 
+class ServingSettings(Config):
+    """`xdub serve`: queue, limits, keys, retention."""
+
+    require_keys: bool = Field(
+        True, description="False takes jobs without a key: only in the embedded profile and on 127.0.0.1."
+    )
+    keys_file: Path | None = Field(None, description="Hashed API keys; None means serving/keys.json in the state root.")
+    inputs: Path | None = Field(
+        None, description="Folder whose files a job may name; None means serving/inputs in the state root."
+    )
+    devices: tuple[str, ...] = Field((), description="One worker each, such as cuda:0; empty: `processes.device`.")
+    queue_limit: int = Field(50, ge=1, description="Jobs of all keys that arrive, wait or run at once.")
+    queue_limit_per_key: int = Field(20, ge=1, description="Jobs of one key that arrive, wait or run at once.")
+    max_upload_bytes: int = Field(512 << 20, ge=1, description="Video and sound of one job together.")
+    upload_seconds: float = Field(600.0, gt=0, description="Longest time that an upload may take.")
+    max_seconds: float = Field(300.0, gt=0, description="Longest video or sound.")
+    max_side: int = Field(4096, gt=0, description="Largest frame side in pixels.")
+    job_seconds: float = Field(3600.0, gt=0, description="Longest time that a job may run.")
+    lease_seconds: float = Field(30.0, gt=0, description="A job whose worker is silent for so long is taken again.")
+    max_attempts: int = Field(3, ge=1, description="How often a job is begun before it is given up.")
+    model_check_seconds: float = Field(10.0, gt=0, description="How often an idle worker looks for a new champion.")
+    retention_hours: float = Field(72.0, gt=0, description="Finished jobs are removed after this time.")
+    retention_bytes: int = Field(20 << 30, ge=0, description="Finished jobs are removed, oldest first, above this size.")
+    min_free_bytes: int = Field(1 << 30, ge=0, description="Uploads are refused when the disk would have less left.")
+
+
 class SyncNetConfig(Config):
     """The chain's own SyncNet: the lip expert's teacher and the sync score."""
 
@@ -86,6 +112,38 @@ class GateSettings(Config):
     min_clips: int = Field(1, description="Accepted clips a shard needs.")
     max_quarantined: float = Field(0.5, description="Largest share of a shard's files in quarantine.")
     min_accepted: float = Field(0.1, description="Smallest share of a partition's pairs that pass the filters.")
+
+
+class PromotionTolerances(Config):
+    """How much worse a line of the score table may get; None does not look at it.
+
+    Which way is better is the line's own (`model_code.metrics.scores.BARS`); those that should be zero count by
+    their size. Sync-C and Sync-D have none: each retrain brings the SyncNet that measures them.
+    """
+
+    opening: float | None = 0.02
+    width: float | None = 0.10
+    pucker: float | None = 0.10
+    opening_wrong_audio: float | None = 0.10
+    width_wrong_audio: float | None = 0.10
+    pucker_wrong_audio: float | None = 0.10
+    leak_opening: float | None = 0.05
+    leak_width: float | None = 0.10
+    leak_pucker: float | None = 0.10
+    lip_gain: float | None = Field(0.3, description="dB")
+    outside_psnr: float | None = Field(1.0, description="dB")
+    identity_ratio: float | None = 0.01
+    silence: float | None = 0.05
+    ssim: float | None = 0.01
+    perceptual_distance: float | None = 0.005
+
+
+class PromotionSettings(Config):
+    """When a challenger becomes champion."""
+
+    primary: str = Field("opening", description="Line of the score table in which the challenger must be better.")
+    seed_spread: float = Field(0.02, ge=0, description="Gain in it that another seed alone can bring.")
+    tolerances: PromotionTolerances = PromotionTolerances()
 
 
 class PhasesSettings(Config):
@@ -226,6 +284,8 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     database: DatabaseSettings = DatabaseSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    serving: ServingSettings = ServingSettings()
 
     @classmethod
     def settings_customise_sources(
