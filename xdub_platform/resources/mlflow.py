@@ -7,6 +7,8 @@ Runs hold plain artifacts (safetensors, JSON, pictures): nothing that is loaded 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 BATCH = 1000
 PARAM_BATCH = 100
 PARAM_LENGTH = 500
+MANIFEST = "manifest.json"
+MANIFEST_TAG = "manifest.sha256"
+"""Version tag with the hash of the run's artifact `MANIFEST`, which names every file of the model."""
 
 
 class MlflowRun:
@@ -32,6 +37,7 @@ class MlflowRun:
     def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
         self._client = client
         self._buffer: list[Any] = []
+        self._logged: dict[str, Path] = {}
         self.run_id = run_id
         self.experiment_id = experiment_id
 
@@ -75,8 +81,13 @@ class MlflowRun:
         """Copies a file or a whole directory into the run."""
         if path.is_dir():
             self._client.log_artifacts(self.run_id, str(path), folder)
+            self._logged[folder or ""] = path
         else:
             self._client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, name: str, text: str) -> None:
+        """Writes a small text artifact."""
+        self._client.log_text(self.run_id, text, name)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
@@ -86,16 +97,28 @@ class MlflowRun:
     def register(
         self, name: str, folder: str, *, alias: str | None = None, tags: Mapping[str, str] | None = None
     ) -> int:
-        """Registers the artifacts in `folder` as the next version of the model `name`; returns the version."""
+        """Registers the directory logged as `folder` as the next version of the model `name`; returns the version.
+
+        A manifest of what was logged goes with it: the files as they were here, not as they arrived, so that a
+        copy which went wrong shows.
+
+        Raises:
+            ValueError: This run logged no directory as `folder`.
+        """
         from mlflow.exceptions import MlflowException
 
+        if folder not in self._logged:
+            raise ValueError(f"this run logged no directory as '{folder}'")
+        manifest = json.dumps(manifest_of(self._logged[folder]), indent=1)
+        self.text(MANIFEST, manifest)
+        digest = hashlib.sha256(manifest.encode()).hexdigest()
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         version = self._client.create_model_version(
-            name, source=f"runs:/{self.run_id}/{folder}", run_id=self.run_id, tags=dict(tags or {})
+            name, source=f"runs:/{self.run_id}/{folder}", run_id=self.run_id, tags={**(tags or {}), MANIFEST_TAG: digest}
         )
         if alias:
             self._client.set_registered_model_alias(name, alias, version.version)
@@ -157,18 +180,39 @@ class MlflowRuns(dg.ConfigurableResource):
         except MlflowException:
             return None
 
-    def model_path(self, name: str, version: str = "@champion") -> Path | None:
-        """The folder of a registered model's files; None if there is no such version."""
+    def model_path(self, name: str, version: str = "@champion", into: Path | None = None) -> Path | None:
+        """The folder of a registered model's files; None if there is no such version.
+
+        Args:
+            name: Registered model.
+            version: Number or ``@alias``.
+            into: Folder for what must be downloaded; None takes a temporary one that stays.
+        """
         found = self.model_version(name, version)
         if found is None:
             return None
+        return self.artifact_path(found.run_id, found.source.removeprefix(f"runs:/{found.run_id}/"), into)
+
+    def artifact_path(self, run_id: str, path: str, into: Path | None = None) -> Path:
+        """Where an artifact lies on this machine: in place for local artifacts, else downloaded.
+
+        Raises:
+            FileNotFoundError: There is no such artifact.
+        """
+        from mlflow.exceptions import MlflowException
+
         client = self.client()
-        run = client.get_run(found.run_id)
-        folder = found.source.removeprefix(f"runs:/{found.run_id}/")
-        uri = urlparse(run.info.artifact_uri)
+        uri = urlparse(client.get_run(run_id).info.artifact_uri)
         if uri.scheme in ("", "file"):
-            return Path(unquote(uri.path)) / folder
-        return Path(client.download_artifacts(found.run_id, folder))
+            found = Path(unquote(uri.path)) / path
+        else:
+            try:
+                found = Path(client.download_artifacts(run_id, path, str(into) if into else None))
+            except (MlflowException, OSError) as error:
+                raise FileNotFoundError(f"artifact {path} of run {run_id}: {error}") from error
+        if not found.exists():
+            raise FileNotFoundError(f"artifact {path} of run {run_id} is missing")
+        return found
 
     def versions(self, name: str) -> dict[int, dict[str, str]]:
         """Tags of every version of a registered model; empty if there is none."""
@@ -201,6 +245,17 @@ class MlflowRuns(dg.ConfigurableResource):
         with database.with_suffix(".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Hash and size of every file under `folder`, by its relative path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = {"sha256": digest, "size": path.stat().st_size}
+    return found
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
