@@ -89,11 +89,13 @@ class Rules:
         wanted: Whether a partition is to exist at all (held-out shards have no pairs).
         rejected: Why a materialised node's data must not be built upon (its gate failed), or None.
         committed: The version that lies in the store, or None; a node whose data is not there is missing.
+        held: Whether a node, once made, stays as it is while its inputs change.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
     rejected: Callable[[Node], str | None] = lambda node: None
     committed: Callable[[Node], str | None] | None = None
+    held: Callable[[Node], bool] = lambda node: False
 
 
 class Planner:
@@ -162,6 +164,8 @@ class Planner:
         tags = (record.asset_materialization.tags if record.asset_materialization else None) or {}
         if self.graph.get(dg.AssetKey(node.asset)).code_version != tags.get(CODE_VERSION_TAG):
             return "its settings or code changed"
+        if self.rules.held(node):
+            return None
         provenance = extract_data_provenance_from_entry(record.event_log_entry)
         pointers = provenance.input_storage_ids if provenance else {}
         for parent in self.parents(node):
@@ -187,6 +191,8 @@ class Planner:
         self,
         selection: str | dg.AssetSelection = "*",
         *,
+        only: Callable[[Node], bool] = lambda node: True,
+        plan: str | None = None,
         parallel: int = 1,
         submit: Submit | None = None,
         watch: Callable[[Step], None] = lambda step: None,
@@ -198,6 +204,8 @@ class Planner:
 
         Args:
             selection: Assets in Dagster's selection syntax.
+            only: Which of their nodes; the others are neither made nor told of.
+            plan: Tag that joins the runs; the id of the run that plans, where there is one.
             parallel: Runs that may go on at once.
             submit: Starts a run elsewhere; None runs it here and now. Not in threads of this process: two Dagster
                 runs in one process end in a deadlock over Python's logging locks.
@@ -207,8 +215,8 @@ class Planner:
         Returns:
             One step for each selected node, in topological order.
         """
-        order = self.nodes(selection)
-        tags = {STARTED_BY_TAG: self.started_by, PLAN_TAG: uuid.uuid4().hex[:12]}
+        order = [node for node in self.nodes(selection) if only(node)]
+        tags = {STARTED_BY_TAG: self.started_by, PLAN_TAG: plan or uuid.uuid4().hex[:12]}
         steps: dict[Node, Step] = {}
         pending = list(order)
         parents = {node: self.parents(node) for node in order}

@@ -91,6 +91,34 @@ class ServingSettings(Config):
     min_free_bytes: int = Field(1 << 30, ge=0, description="Uploads are refused when the disk would have less left.")
 
 
+class AutomationSettings(Config):
+    """What happens without a hand: schedule, sensors, webhook, freshness, links."""
+
+    running: bool = Field(False, description="Schedule and sensors are on at first; else switched on in the UI.")
+    retrain_cron: str = Field("0 3 * * 0", description="When `weekly_retrain` starts.")
+    timezone: str = Field("UTC", description="Time zone of the schedule.")
+    promote_after_retrain: bool = Field(True, description="Whether a retrain ends with the promotion's decision.")
+    retrain_after_hours: float = Field(
+        0.001, gt=0, description="Hours of newly accepted pairs since the last editor that start a retrain."
+    )
+    rest_seconds: float = Field(20.0, ge=0, description="Footage is at rest when not written to for this long.")
+    look_seconds: int = Field(15, ge=1, description="How often the sensors look.")
+    incoming_url: str | None = Field(
+        None, pattern=r"^s3://[^/]+(/.*)?$", description="Bucket prefix that footage also arrives in."
+    )
+    lock_wait_seconds: float = Field(21_600, ge=0, description="How long a run waits for another one.")
+    webhook_url: str | None = Field(
+        None, pattern=r"^https?://", description="Gets failures as JSON; XDUB_WEBHOOK_SECRET becomes its bearer token."
+    )
+    webhook_timeout: float = Field(10.0, gt=0, description="Seconds that the webhook may take to answer.")
+    webhook_retries: int = Field(3, ge=0, description="Further attempts within one look.")
+    fresh_days: float = Field(9.0, gt=0, description="Age at which the dubber and what it is made of count as overdue.")
+    mlflow_ui_url: str | None = Field(None, pattern=r"^https?://", description="MLflow's UI, for links.")
+    files_url: str | None = Field(
+        None, pattern=r"^https?://", description="Where a web server shows the state root's docs and report, for links."
+    )
+
+
 class SyncNetConfig(Config):
     """The chain's own SyncNet: the lip expert's teacher and the sync score."""
 
@@ -223,12 +251,14 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "benchmark": {"cases": 24},
     },
     "workstation": {
+        "automation": {"retrain_after_hours": 1.0, "rest_seconds": 120.0, "look_seconds": 60},
         "media": {"crop_size": 256},
         "processes": {"device": "cuda", "threads": 4},
         "clips_per_shard": 500,
         "phases": {"generator": {"steps": 8000, "batch_size": 32}, "editor": {"steps": 8000, "batch_size": 32}},
     },
     "cluster": {
+        "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},
         "media": FULL_SCALE_MEDIA,
         "transformer": FULL_SCALE_TRANSFORMER,
         "flow": FULL_SCALE_FLOW,
@@ -284,6 +314,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     database: DatabaseSettings = DatabaseSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    automation: AutomationSettings = AutomationSettings()
     promotion: PromotionSettings = PromotionSettings()
     serving: ServingSettings = ServingSettings()
 
@@ -337,7 +368,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise InputError(f"setting {name}={first.get('input')!r}: {first['msg']}", remedy) from error
 
 
-KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_NO_SKIP", "XDUB_LOG"})
+KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_NO_SKIP", "XDUB_LOG", "XDUB_WEBHOOK_SECRET"})
 
 
 def unknown_environment() -> list[str]:
