@@ -13,9 +13,10 @@ from xdub_platform import pictures
 from xdub_platform.base import base_digest
 from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult
+from xdub_platform.scores import record_scores
 from xdub_platform.settings import Settings
 
-VERSION = "1"
+VERSION = "2"
 CHECK = "benchmark_gate"
 SHOWN = ("opening", "width", "pucker", "leak_opening", "lip_gain", "outside_psnr", "identity_ratio", "silence")
 
@@ -52,7 +53,7 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
     Each dubs held-out clips to held-out speech; evaluators that taught nothing score them.
     """
     models = {name: committed(platform.store, name) for name in ("dubber", "generator", "syncnet")}
-    return produce(
+    made = produce(
         context,
         platform,
         "benchmark",
@@ -68,6 +69,23 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
         gate=Gate(CHECK, judge),
         describe=describe,
     )
+    scored = to_registry(platform, models["dubber"].version)
+    return made._replace(metadata={**(made.metadata or {}), **scored})
+
+
+def to_registry(platform: Platform, dubber_version: str) -> Metadata:
+    """Writes the scores to the registered version that holds the dubber's bytes, for promotion to compare.
+
+    Raises:
+        dagster.Failure: The dubber was never registered.
+    """
+    versions = platform.mlflow.versions(platform.settings.mlflow.model_name)
+    same = [version for version, tags in versions.items() if tags.get("dvc.version") == dubber_version]
+    made = platform.store.get("benchmark_scores")
+    if not same or made is None:
+        raise dg.Failure(f"no registered version holds the dubber {dubber_version}: materialise `dubber` again")
+    digest = record_scores(platform, max(same), config(platform.settings), made.path)
+    return {"model_version": max(same), "benchmark": digest}
 
 
 def judge(product: Product) -> GateResult:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.gates import GATE, check_result
 from xdub_platform import pictures
+from xdub_platform.integrity import whole
 from xdub_platform.partitions import folder_of
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MlflowRun
@@ -154,11 +155,13 @@ def track(run: MlflowRun, product: Product) -> None:
 
 
 def register_model(run: MlflowRun, name: str, product: Product, platform: Platform) -> int:
-    """Registers the product as the next version of a model, unless its newest version is the same bytes."""
+    """Registers the product as the next version of a model, unless a whole version with the same bytes is there."""
     known = platform.mlflow.versions(name)
     same = [version for version, tags in known.items() if tags.get("dvc.version") == product.dataset.version]
-    if same:
-        return max(same)
+    for version in sorted(same, reverse=True):
+        if whole(platform, version, name) is None:
+            platform.mlflow.set_alias(name, "challenger", version)
+            return version
     run.artifact(product.dataset.path, "model")
     parts = {f"part.{part}": str(version) for part, version in product.result.get("versions", {}).items()}
     return run.register(name, "model", alias="challenger", tags={"dvc.version": product.dataset.version, **parts})

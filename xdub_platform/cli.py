@@ -194,6 +194,34 @@ def bench(
 
 
 @app.command()
+def promote(
+    version: Annotated[
+        int | None, typer.Argument(help="Version that wants to be champion; none: the challenger.")
+    ] = None,
+    rollback: Annotated[int | None, typer.Option(help="Make this whole version champion, whatever its scores.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be decided and why.")] = False,
+    profile: Profile = None,
+) -> None:
+    """Make the challenger champion if it is better by more than chance and worse in nothing; 1 if refused."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from xdub_platform import promotion
+    from xdub_platform.platform import build_platform
+
+    if rollback is not None and (version is not None or plan):
+        raise InputError("--rollback stands alone", "name the version once, without --plan")
+    platform = build_platform(_settings(profile))
+    if rollback is not None:
+        decision = promotion.roll_back(platform, rollback)
+    else:
+        decision = (promotion.plan_promotion if plan else promotion.promote)(platform, version)
+    Console().print(Markdown(promotion.markdown(decision)))
+    if not decision.accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(profile: Profile = None) -> None:
     """What is fresh, stale or missing, and which model is champion."""
     from xdub_platform.console import show_status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from xdub_platform.chain import Step
 from xdub_platform.incoming import VIDEO_SUFFIXES, members_of, write_json
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
+from xdub_platform.promotion import promote
 from xdub_platform.reporting import write_chain_report
 from xdub_platform.running import chain_planner
 from xdub_platform.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def prepare_corpus(settings: Settings, progress: Callable[[int, int], None]) -> None:
@@ -47,11 +51,12 @@ def drop(settings: Settings, files: Sequence[Path]) -> None:
 
 
 def champion_if_none(platform: Platform) -> None:
-    """The first model is champion by default; from then on only a promotion changes that."""
+    """The first model is promoted at once; from then on only whoever runs the promotion changes the champion."""
     name = platform.settings.mlflow.model_name
-    versions = platform.mlflow.versions(name)
-    if versions and platform.mlflow.model_version(name, "@champion") is None:
-        platform.mlflow.set_alias(name, "champion", max(versions))
+    if platform.mlflow.model_version(name, "@challenger") and not platform.mlflow.model_version(name, "@champion"):
+        decision = promote(platform)
+        if not decision.accepted:
+            log.warning("no champion yet: %s", decision.reason)
 
 
 def write_demo_report(settings: Settings, steps: Sequence[Step], seconds: float) -> Path:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 1000
 PARAM_BATCH = 100
 PARAM_LENGTH = 500
+TAG_LENGTH = 2000
 MANIFEST = "manifest.json"
 MANIFEST_TAG = "manifest.sha256"
 """Version tag with the hash of the run's artifact `MANIFEST`, which names every file of the model."""
@@ -118,7 +119,10 @@ class MlflowRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         version = self._client.create_model_version(
-            name, source=f"runs:/{self.run_id}/{folder}", run_id=self.run_id, tags={**(tags or {}), MANIFEST_TAG: digest}
+            name,
+            source=f"runs:/{self.run_id}/{folder}",
+            run_id=self.run_id,
+            tags={**(tags or {}), MANIFEST_TAG: digest},
         )
         if alias:
             self._client.set_registered_model_alias(name, alias, version.version)
@@ -181,7 +185,7 @@ class MlflowRuns(dg.ConfigurableResource):
             return None
 
     def model_path(self, name: str, version: str = "@champion", into: Path | None = None) -> Path | None:
-        """The folder of a registered model's files; None if there is no such version.
+        """The folder of a registered model's files; None if there is no such version or its files are gone.
 
         Args:
             name: Registered model.
@@ -191,7 +195,10 @@ class MlflowRuns(dg.ConfigurableResource):
         found = self.model_version(name, version)
         if found is None:
             return None
-        return self.artifact_path(found.run_id, found.source.removeprefix(f"runs:/{found.run_id}/"), into)
+        try:
+            return self.artifact_path(found.run_id, found.source.removeprefix(f"runs:/{found.run_id}/"), into)
+        except FileNotFoundError:
+            return None
 
     def artifact_path(self, run_id: str, path: str, into: Path | None = None) -> Path:
         """Where an artifact lies on this machine: in place for local artifacts, else downloaded.
