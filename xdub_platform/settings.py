@@ -63,6 +63,37 @@ class ProcessSettings(Config):
     training_threads: int = Field(2, ge=1, description="OMP threads of training and scoring, which run alone.")
     parallel_runs: int = Field(2, ge=1, description="Independent runs the planner keeps going at once.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
+    launcher: Literal["local", "kubernetes"] = Field(
+        "local", description="Where a run's steps go: processes beside it, or pods of a cluster (`kubernetes`)."
+    )
+
+
+class KubernetesSettings(Config):
+    """Pods of the steps; read where `processes.launcher` is kubernetes."""
+
+    worker_image: str | None = Field(
+        None, description="Image of the steps' pods; None means that of the code location, which then needs torch."
+    )
+    webserver: str = Field(
+        "http://dagster-dagster-webserver:80", pattern=r"^https?://", description="Where the planner submits runs."
+    )
+    gpu_resource: str = Field("nvidia.com/gpu", description="Name under which nodes offer their accelerators.")
+    gpus: dict[str, int] = Field(
+        {
+            "syncnet": 1,
+            "identity_encoder": 1,
+            "generator": 1,
+            "companion_pairs": 1,
+            "editor": 1,
+            "lip_expert": 1,
+            "texture_expert": 1,
+            "benchmark_scores": 1,
+        },
+        description="Accelerators of the pod that makes an asset; none for those not named.",
+    )
+    cpu: str = Field("4", description="CPUs that a step's pod asks for.")
+    memory: str = Field("32Gi", description="Memory that a step's pod asks for and may not exceed.")
+    max_seconds: int = Field(7 * 24 * 3600, ge=60, description="A step's pod is ended after this time, waiting included.")
 
 
 class ServingSettings(Config):
@@ -311,6 +342,7 @@ class Settings(BaseSettings):
     benchmark: BenchmarkConfig = BenchmarkConfig()
     gates: GateSettings = GateSettings()
     processes: ProcessSettings = ProcessSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     store: StoreSettings = StoreSettings()
     database: DatabaseSettings = DatabaseSettings()
     mlflow: MlflowSettings = MlflowSettings()
