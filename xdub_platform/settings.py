@@ -93,7 +93,7 @@ class KubernetesSettings(Config):
     )
     cpu: str = Field("4", description="CPUs that a step's pod asks for.")
     memory: str = Field("32Gi", description="Memory that a step's pod asks for and may not exceed.")
-    max_seconds: int = Field(7 * 24 * 3600, ge=60, description="A step's pod is ended after this time, waiting included.")
+    max_seconds: int = Field(7 * 24 * 3600, ge=60, description="Longest life of a step's pod, waiting included.")
 
 
 class ServingSettings(Config):
