@@ -70,10 +70,11 @@ def produce(
         describe: Further metadata.
 
     Raises:
-        dagster.Failure: The worker failed.
+        dagster.Failure: The worker failed, or another run is making the same.
     """
     name = dataset_name(context)
-    with platform.mlflow.run(name, tags=run_tags(context)) as run:
+    with platform.workers.alone(context), platform.mlflow.run(name, tags=run_tags(context)) as run:
+        platform.store.recover()
         run.params({"worker": worker, **config})
         for dataset in inputs:
             run.dataset(dataset, context.asset_key.to_user_string())

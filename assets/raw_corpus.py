@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
 
 from assets.produce import dataset_name, files_in, run_tags
 from xdub_platform import pictures
-from xdub_platform.incoming import members_of
+from xdub_platform.incoming import IncomingFile, members_of
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
@@ -35,18 +36,9 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     """
     settings, name = platform.settings, dataset_name(context)
     files = platform.ledger.files(context.partition_key)
-    scratch = settings.path("work", "raw_corpus", context.partition_key)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for file in files:
-        video = settings.incoming / file.name
-        if not video.is_file():
-            raise dg.Failure(
-                f"{video} has left the incoming folder before it was taken in: put it back", allow_retries=False
-            )
-        for member in members_of(video):
-            shutil.copyfile(member, scratch / member.name)
-    dataset = platform.store.put(name, scratch)
+    with platform.workers.alone(context):
+        platform.store.recover()
+        dataset = platform.store.put(name, copied(settings, context.partition_key, files))
     rows = [sidecar_row(dataset.path / file.name) for file in files]
     with platform.mlflow.run(name, tags=run_tags(context)) as run:
         run.metrics({"files": len(files), "bytes": dataset.size})
@@ -65,6 +57,26 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
             "mlflow_run": mlflow_run,
         },
     )
+
+
+def copied(settings: Settings, shard: str, files: Sequence[IncomingFile]) -> Path:
+    """A folder with copies of the shard's videos and all that belongs to them.
+
+    Raises:
+        dagster.Failure: A file is no longer in the incoming folder.
+    """
+    scratch = settings.path("work", "raw_corpus", shard)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for file in files:
+        video = settings.incoming / file.name
+        if not video.is_file():
+            raise dg.Failure(
+                f"{video} has left the incoming folder before it was taken in: put it back", allow_retries=False
+            )
+        for member in members_of(video):
+            shutil.copyfile(member, scratch / member.name)
+    return scratch
 
 
 def sidecar_row(video: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ from model_code.training.checkpoint import write_json
 
 RESULT = "result.json"
 PR_SET_PDEATHSIG = 1
+PARENT = "WORKER_PARENT"
+"""Environment variable: the process that this one must not outlive."""
 REPORT_EVERY = 5.0
 """Seconds between two progress messages."""
 
@@ -80,8 +83,8 @@ def main(config_type: type[C], work: Work[C], arguments: Sequence[str] | None = 
     parser.add_argument("--config", type=Path, required=True, help="JSON file")
     path: Path = parser.parse_args(arguments).config
     try:
-        config = read_config(path, config_type)
-        run(config, work)
+        with guarded():
+            run(read_config(path, config_type), work)
     except InputError as error:
         logger.error("%s", error)
         return 2
@@ -108,6 +111,7 @@ def run(config: C, work: Work[C]) -> dict[str, Any]:
         if done.is_file():
             logger.info("already done: %s", done)
             return dict(json.loads(done.read_text(encoding="utf-8")))
+        clear_leftovers(config.output)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         started = time.monotonic()
         with reporting() as progress:
@@ -143,6 +147,39 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended while this process was still importing.
+    if os.environ.pop(PARENT, str(os.getppid())) != str(os.getppid()):
+        sys.exit("the process that started this worker has ended")
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Ends the worker's own children (render processes, ffmpeg) with it, even by SIGKILL.
+
+    Linux does not hand the death signal down. A fork that does nothing but wait sees its pipe close, and kills the
+    session; only a worker that leads one of its own has it, so that nobody else is hit.
+    """
+    if os.getsid(0) != os.getpid():
+        yield
+        return
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(writer)
+        if not os.read(reader, 1):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
+    os.close(reader)
+    try:
+        yield
+    finally:
+        os.write(writer, b".")
+        os.close(writer)
+
+
+def clear_leftovers(output: Path) -> None:
+    """Removes what a killed worker was about to put in place of `output`; the caller holds its lock."""
+    for left in output.parent.glob(f".{output.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

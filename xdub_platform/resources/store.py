@@ -1,9 +1,10 @@
 """The data registry: a git + DVC repository of its own under the state root.
 
 A dataset (a shard's clips, a shard x variant of pairs, a model) is one directory with one ``.dvc`` pointer
-beside it. The pointer is the commit point: it is removed before the directory is replaced and written last,
-so that a dataset without a pointer does not exist. Its hash is the one identity of the dataset: Dagster's
-data version, MLflow's dataset digest, what gates and model cards name.
+beside it. The pointer is the commit point: it is moved away before the directory is replaced and written last,
+so that a dataset without a pointer does not exist. A replacement that a crash cuts short is undone by the next
+one (or by `xdub doctor --repair`): the version before it is there again, as it was. The pointer's hash is the
+one identity of the dataset: Dagster's data version, MLflow's dataset digest, what gates and model cards name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from xdub_platform.incoming import write_json
 
 log = logging.getLogger(__name__)
 
+JOURNAL = "replacing.json"
+"""In the folder of what a replacement puts aside: what was to be replaced by what."""
 GIT_IDENTITY = ("-c", "user.name=xdub", "-c", "user.email=xdub@localhost")
 
 
@@ -70,11 +73,13 @@ class DvcStore(dg.ConfigurableResource):
 
     def get(self, name: str) -> Dataset | None:
         """The committed dataset, or None."""
-        pointer = self._pointer(name)
         try:
-            out = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]
+            pointer = yaml.safe_load(self._pointer(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        if not pointer:  # opened by a process that was killed before it wrote
+            return None
+        out = pointer["outs"][0]
         return Dataset(name, self.path(name), out["md5"], int(out.get("size", 0)), int(out.get("nfiles", 1)))
 
     def names(self, prefix: str) -> list[str]:
@@ -94,18 +99,21 @@ class DvcStore(dg.ConfigurableResource):
         """
         if not source.is_dir() or not any(source.iterdir()):
             raise FileNotFoundError(f"{source} holds nothing to commit as {name}")
-        with self._locked():
+        with self.locked():
             self._ensure()
+            self._undo()
             target, pointer = self.path(name), self._pointer(name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            pointer.unlink(missing_ok=True)
+            aside = self.trash / uuid.uuid4().hex
+            plan = {"name": name, "source": str(source), "inode": source.stat().st_ino, "files": _sizes(source)}
+            write_json(aside / JOURNAL, plan)
+            if pointer.exists():
+                pointer.rename(aside / "pointer")
             if target.exists():
-                discarded = self.folder / ".trash" / uuid.uuid4().hex
-                discarded.parent.mkdir(exist_ok=True)
-                target.rename(discarded)
-                shutil.rmtree(discarded)
+                target.rename(aside / "data")
             source.rename(target)
             self._add(target)
+            shutil.rmtree(aside)
         dataset = self.get(name)
         assert dataset is not None, f"DVC wrote no pointer for {target}"
         log.info("committed %s as %s", name, dataset.version)
@@ -126,9 +134,53 @@ class DvcStore(dg.ConfigurableResource):
         value = json.loads(path.read_text(encoding="utf-8"))
         return value if value.get("version") == dataset.version else None
 
+    @property
+    def trash(self) -> Path:
+        """What replacements put aside, each in a folder of its own, while they last."""
+        return self.folder / ".trash"
+
+    def cut_short(self) -> list[str]:
+        """Datasets whose replacement a crash left undone; the caller holds the lock."""
+        plans = (json.loads(path.read_text(encoding="utf-8")) for path in self.trash.glob(f"*/{JOURNAL}"))
+        return sorted(plan["name"] for plan in plans)
+
+    def recover(self) -> None:
+        """Undoes replacements that a crash cut short: the version before is there again."""
+        if self.trash.is_dir() and any(self.trash.iterdir()):
+            with self.locked():
+                self._undo()
+
+    def _undo(self) -> None:
+        for aside in self.trash.glob("*"):
+            if (aside / JOURNAL).is_file():
+                self._undo_one(aside, json.loads((aside / JOURNAL).read_text(encoding="utf-8")))
+            shutil.rmtree(aside)
+        rwlock = self.folder / ".dvc" / "tmp" / "rwlock"
+        if rwlock.is_file() and not rwlock.read_text(encoding="utf-8").strip():
+            rwlock.unlink()  # cut off while DVC wrote it; DVC would refuse every command
+
+    def _undo_one(self, aside: Path, plan: dict[str, Any]) -> None:
+        """Each step may be the last one before the next crash; the pointer comes last."""
+        if self.get(plan["name"]) is not None:
+            return
+        target, source = self.path(plan["name"]), Path(plan["source"])
+        if target.is_dir() and ((aside / "data").is_dir() or target.stat().st_ino == plan["inode"]):
+            # DVC may have been at its files: only what is complete goes back to where its maker looks for it.
+            usable = _sizes(target) == plan["files"] and not (source.is_dir() and any(source.iterdir()))
+            if usable:
+                source.parent.mkdir(parents=True, exist_ok=True)
+                target.rename(source)
+            else:
+                target.rename(aside / "new")
+        if (aside / "data").is_dir():
+            (aside / "data").rename(target)
+        if (aside / "pointer").is_file():
+            (aside / "pointer").replace(self._pointer(plan["name"]))
+        log.warning("%s: its replacement was cut short; what was there before is back", plan["name"])
+
     def publish(self, tag: str, message: str) -> str:
         """Commits every pointer and record in the registry's git and tags it; returns the commit."""
-        with self._locked():
+        with self.locked():
             self._ensure()
             self._git("add", "--all", ".")
             if self._git("status", "--porcelain"):
@@ -146,7 +198,8 @@ class DvcStore(dg.ConfigurableResource):
         return self.folder / "records" / name / f"{kind}.json"
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Nobody else changes the registry meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder.parent / f".{self.folder.name}.lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -197,3 +250,8 @@ class DvcStore(dg.ConfigurableResource):
         if done.returncode:
             raise RuntimeError(f"git {' '.join(arguments)} in {self.folder}: {done.stderr.strip()}")
         return done.stdout.strip()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Every file's size by its path."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}

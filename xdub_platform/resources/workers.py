@@ -22,9 +22,14 @@ from typing import Any
 
 import dagster as dg
 
+from model_code.errors import InputError
 from xdub_platform.incoming import write_json
+from xdub_platform.locks import Owner, held
 
 LOG_LINES = 15
+RESULT = "result.json"
+PARENT_VARIABLE = "WORKER_PARENT"
+"""Tells a worker which process it must not outlive, also if that ends before the worker could ask Linux."""
 ALONE = frozenset({"generator", "editor", "benchmark_scores"})
 """Assets that keep every core busy; the rest run two at a time with a thread each."""
 
@@ -63,8 +68,27 @@ class Workers(dg.ConfigurableResource):
     threads: int = 1
     training_threads: int = 1
 
+    @contextmanager
+    def alone(self, context: dg.AssetExecutionContext) -> Iterator[None]:
+        """Keeps every other run away from this asset and partition, from whatever door it comes.
+
+        Raises:
+            dagster.Failure: Another run is making it.
+        """
+        asset = context.asset_key.to_user_string()
+        partition = context.partition_key if context.has_partition_key else ""
+        owner = Owner(f"{asset}[{partition}]" if partition else asset, context.run_id)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(lock_path(Path(self.work_root), asset, partition), owner))
+            except InputError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            yield
+
     def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
         """Runs one worker to its end.
+
+        What a killed run's worker had finished is taken as it is: the same config, the same result.
 
         Args:
             context: Of the asset that waits for it.
@@ -74,29 +98,42 @@ class Workers(dg.ConfigurableResource):
         Raises:
             dagster.Failure: The worker failed; the description is its last line, the metadata its log.
         """
-        partition = context.partition_key.replace("|", ".") if context.has_partition_key else "all"
+        name = context.asset_key.to_user_string()
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        scratch = Path(self.work_root) / context.asset_key.to_user_string() / partition / digest
+        partition = context.partition_key if context.has_partition_key else ""
+        scratch = work_folder(Path(self.work_root), name, partition) / digest
         output = scratch / "output"
         output.mkdir(parents=True, exist_ok=True)
         resolved = {**config, "output": str(output)}
-        config_path, log_path, result_path = scratch / "config.json", scratch / "worker.log", output / "result.json"
+        config_path, log_path, result_path = scratch / "config.json", scratch / "worker.log", output / RESULT
+        finished = scratch / RESULT
+        if finished.is_file() and whole(scratch):
+            write_json(result_path, json.loads(finished.read_text(encoding="utf-8")))
+        finished.unlink(missing_ok=True)
         write_json(config_path, resolved)
         command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
-        name = context.asset_key.to_user_string()
         threads = self.training_threads if name in ALONE else self.threads
         status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
-        return WorkerRun(output, json.loads(result_path.read_text(encoding="utf-8")), scratch, resolved)
+        result = json.loads(result_path.read_text(encoding="utf-8"))
+        # Whoever commits the output takes its result.json away; a crash in between must not cost the work.
+        write_json(finished, result)
+        return WorkerRun(output, result, scratch, resolved)
 
     def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path, count: int) -> int:
         session = _quiet_session(context)
         threads = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with session as pipes, log_path.open("ab") as log:
-            environment = {**os.environ, **threads, **pipes.get_bootstrap_env_vars()}
+            parent = {PARENT_VARIABLE: str(os.getpid())}
+            environment = {**os.environ, **threads, **parent, **pipes.get_bootstrap_env_vars()}
             process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # the worker's own children can then be ended with it, see `guarded`
             )
             try:
                 return process.wait()
@@ -104,6 +141,24 @@ class Workers(dg.ConfigurableResource):
                 if process.poll() is None:
                     process.terminate()
                     process.wait()
+
+
+def work_folder(work_root: Path, asset: str, partition: str = "") -> Path:
+    """Where the unfinished work on an asset and partition lies."""
+    return work_root / asset / (partition.replace("|", ".") or "all")
+
+
+def lock_path(work_root: Path, asset: str, partition: str = "") -> Path:
+    """The lock of an asset and partition."""
+    folder = work_folder(work_root, asset, partition)
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def whole(scratch: Path) -> bool:
+    """Whether the output in a worker's scratch folder is complete and only waits to be committed."""
+    output = scratch / "output"
+    done = (output / RESULT).is_file() or (scratch / RESULT).is_file()
+    return done and output.is_dir() and any(output.iterdir())
 
 
 @contextmanager
