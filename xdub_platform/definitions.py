@@ -23,6 +23,7 @@ from assets import (
     texture_expert,
 )
 from ops.publish import publish
+from xdub_platform.kubernetes import executor, with_gpu_tags
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
 
@@ -59,11 +60,12 @@ def code_version(stage: ModuleType, settings: Settings) -> str:
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
     assets = [versioned(getattr(stage, stage_name(stage)), code_version(stage, settings)) for stage in STAGES]
+    assets = [with_gpu_tags(asset, settings) for asset in assets]
     return dg.Definitions(
         assets=assets,
         jobs=[publish],
         resources={"platform": build_platform(settings)},
-        executor=dg.in_process_executor,
+        executor=executor(settings),
     )
 
 

@@ -1,0 +1,168 @@
+"""Steps as pods of a cluster: which executor, which accelerators, and runs that the planner submits there.
+
+A step's pod runs the step itself, and the step starts its worker as a process beside it, as it does anywhere:
+so the accelerators belong to the step's pod.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+from dagster._core.definitions.op_definition import OpDefinition
+
+from xdub_platform.chain import Node, Status, Step, failure_line
+from xdub_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster_graphql import DagsterGraphQLClient
+
+CONFIG_TAG = "dagster-k8s/config"
+USER_ID = 10001
+"""The images' user; a file system group of the same number makes volumes writable for it."""
+KEPT_SECONDS = 24 * 3600
+"""How long a finished job's pod can be looked at."""
+LOOK_EVERY = 2.0
+TAINT_TOLERATED = {"operator": "Exists", "effect": "NoSchedule"}
+
+
+def executor(settings: Settings) -> dg.ExecutorDefinition:
+    """How the steps of a run are executed: in its process, or each in a pod of its own."""
+    if settings.processes.launcher == "local":
+        return dg.in_process_executor
+    from dagster_k8s import k8s_job_executor
+
+    config: dict[str, Any] = {"step_k8s_config": step_config(settings)}
+    if settings.kubernetes.worker_image:
+        config["job_image"] = settings.kubernetes.worker_image
+    return k8s_job_executor.configured(config)
+
+
+def step_config(settings: Settings) -> dict[str, Any]:
+    """What every step's pod has.
+
+    Kubernetes retries nothing (``backoff_limit`` 0): a preempted pod's replacement could end well while Dagster
+    still waits for the first; Dagster retries instead. The deadline counts the wait for a node too, which nothing
+    else bounds.
+    """
+    cluster = settings.kubernetes
+    return {
+        "container_config": {
+            "resources": {
+                "requests": {"cpu": cluster.cpu, "memory": cluster.memory},
+                "limits": {"memory": cluster.memory},
+            },
+            "security_context": {"allow_privilege_escalation": False, "capabilities": {"drop": ["ALL"]}},
+        },
+        "pod_spec_config": {
+            "security_context": {
+                "run_as_non_root": True,
+                "run_as_user": USER_ID,
+                "fs_group": USER_ID,
+                "seccomp_profile": {"type": "RuntimeDefault"},
+            },
+        },
+        "job_spec_config": {
+            "backoff_limit": 0,
+            "ttl_seconds_after_finished": KEPT_SECONDS,
+            "active_deadline_seconds": cluster.max_seconds,
+        },
+    }
+
+
+def gpu_tags(asset: str, settings: Settings) -> dict[str, Any]:
+    """Op tags by which the pod of an asset's step gets its accelerators; empty where it needs none."""
+    cluster = settings.kubernetes
+    count = cluster.gpus.get(asset, 0) if settings.processes.launcher == "kubernetes" else 0
+    if not count:
+        return {}
+    return {
+        CONFIG_TAG: {
+            "container_config": {"resources": {"limits": {cluster.gpu_resource: str(count)}}},
+            "pod_spec_config": {"tolerations": [{"key": cluster.gpu_resource, **TAINT_TOLERATED}]},
+        }
+    }
+
+
+def with_gpu_tags(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
+    """The same asset with the tags of its step; Dagster has no public way to add them after the definition."""
+    op = asset.op
+    tags = gpu_tags(asset.key.to_user_string(), settings)
+    if not tags:
+        return asset
+    tagged = OpDefinition.dagster_internal_init(
+        name=op.name,
+        ins={each.name: dg.In.from_definition(each) for each in op.input_defs},
+        outs={each.name: dg.Out.from_definition(each) for each in op.output_defs},
+        compute_fn=op.compute_fn,
+        config_schema=op.config_schema,
+        description=op.description,
+        tags={**op.tags, **tags},
+        required_resource_keys=op.required_resource_keys,
+        code_version=op.version,
+        retry_policy=op.retry_policy,
+        version=None,
+        pool=op.pool,
+    )
+    return dg.AssetsDefinition.dagster_internal_init(**{**asset.get_attributes_dict(), "node_def": tagged})
+
+
+class SubmittedRuns:
+    """Runs of the planner's nodes that Dagster launches as it launches those of the UI; takes `RunProcesses`' place.
+
+    The planner must not execute nodes itself on a cluster: its own pod has no accelerator, and run monitoring ends
+    a run that has no job of its own.
+
+    Args:
+        settings: Of the state root; names the webserver and says how many runs may wait at once.
+        defs: Definitions whose assets the nodes are.
+        instance: Where the runs' events arrive.
+    """
+
+    def __init__(self, settings: Settings, defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.settings = settings
+        self.job = defs.resolve_implicit_global_asset_job_def()
+        self.graph = defs.resolve_asset_graph()
+        self.instance = instance
+        self.pool = ThreadPoolExecutor(settings.processes.parallel_runs)
+
+    def __enter__(self) -> SubmittedRuns:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
+        """Makes a node in a run of its own; Dagster gives it another id than `run_id`."""
+        return self.pool.submit(self._wait_for, node, tags)
+
+    def _wait_for(self, node: Node, tags: dict[str, str]) -> Step:
+        start = time.monotonic()
+        key = dg.AssetKey(node.asset)
+        partitions = self.graph.get(key).partitions_def
+        if node.partition is not None and partitions is not None:
+            tags = {**tags, **partitions.get_tags_for_partition_key(node.partition)}
+        run_id = self._client().submit_job_execution(self.job.name, tags=tags, asset_selection=[key])
+        while True:
+            run = self.instance.get_run_by_id(run_id)
+            if run is not None and run.is_finished:
+                break
+            time.sleep(LOOK_EVERY)
+        entries = (record.event_log_entry for record in self.instance.get_records_for_run(run_id).records)
+        events = [entry.dagster_event for entry in entries if entry.dagster_event]
+        status = Status.DONE if run.is_success else Status.FAILED
+        return Step(node, status, failure_line(events), time.monotonic() - start, run_id)
+
+    def _client(self) -> DagsterGraphQLClient:
+        from dagster_graphql import DagsterGraphQLClient
+
+        address = urlsplit(self.settings.kubernetes.webserver)
+        return DagsterGraphQLClient(
+            str(address.hostname), port_number=address.port, use_https=address.scheme == "https"
+        )
