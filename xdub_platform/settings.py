@@ -75,7 +75,7 @@ class KubernetesSettings(Config):
         None, description="Image of the steps' pods; None means that of the code location, which then needs torch."
     )
     webserver: str = Field(
-        "http://dagster-dagster-webserver:80", pattern=r"^https?://", description="Where the planner submits runs."
+        "http://dagster-dagster-webserver:3000", pattern=r"^https?://", description="Where the planner submits runs."
     )
     gpu_resource: str = Field("nvidia.com/gpu", description="Name under which nodes offer their accelerators.")
     gpus: dict[str, int] = Field(
