@@ -367,7 +367,7 @@ def _carry_out(platform: Platform, decision: Decision, kind: str, held: Callable
         run.text("decision.json", json.dumps({**asdict(decision), "kind": kind, "scores": scores}, indent=1))
         if decision.accepted:
             held()
-            _move(platform, decision)
+            move_champion(platform, decision)
             if kind == "roll_back" and decision.champion is not None:
                 client.set_model_version_tag(name, str(decision.champion), WITHDRAWN, decision.at)
             if WITHDRAWN in platform.mlflow.versions(name)[decision.challenger]:
@@ -379,8 +379,8 @@ def _carry_out(platform: Platform, decision: Decision, kind: str, held: Callable
     return decision
 
 
-def _move(platform: Platform, decision: Decision) -> None:
-    """Points the alias at the new champion if the old one is still the one that was judged.
+def move_champion(platform: Platform, decision: Decision) -> None:
+    """Points the alias at an accepted challenger if the old one is still the one that was judged.
 
     Raises:
         InputError: Somebody who does not take the lock moved it meanwhile.
@@ -388,8 +388,8 @@ def _move(platform: Platform, decision: Decision) -> None:
     present = _number(platform, "@champion")
     if present != decision.champion:
         raise InputError(
-            f"the champion became version {present} while version {decision.challenger} was compared with "
-            f"{decision.champion}",
+            f"the champion became version {present or 'none'} while version {decision.challenger} was compared with "
+            f"{decision.champion or 'none'}",
             "promote again",
         )
     platform.mlflow.set_alias(platform.settings.mlflow.model_name, "champion", decision.challenger)
