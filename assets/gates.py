@@ -6,11 +6,15 @@ checks only display it: a run started by hand in the UI cannot walk around it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
+from xdub_platform.automation.links import file_link
 from xdub_platform.partitions import is_heldout
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.resources.store import Dataset, DvcStore
+from xdub_platform.settings import Settings
 
 GATE = "gate"
 
@@ -73,13 +77,13 @@ def accepted_shards(store: DvcStore, asset: str, variants: tuple[str, ...] | Non
     return shards
 
 
-def check_result(check: str, gate: GateResult) -> dg.AssetCheckResult:
+def check_result(check: str, gate: GateResult, settings: Settings) -> dg.AssetCheckResult:
     """A gate as Dagster shows it."""
-    metadata: dict[str, dg.MetadataValue] = {
+    metadata: dict[str, Any] = {
         "expectations": dg.MetadataValue.md(_markdown(gate)),
     }
     if gate.docs:
-        metadata["data_docs"] = dg.MetadataValue.path(str(gate.docs))
+        metadata["data_docs"] = file_link(gate.docs, settings)
     warned = gate.passed and bool(gate.warnings)
     return dg.AssetCheckResult(
         check_name=check,

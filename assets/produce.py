@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.gates import GATE, check_result
 from xdub_platform import pictures
+from xdub_platform.automation.links import file_link, mlflow_link
 from xdub_platform.integrity import whole
 from xdub_platform.partitions import folder_of
 from xdub_platform.platform import Platform
@@ -19,6 +20,11 @@ from xdub_platform.resources.store import Dataset
 from xdub_platform.resources.workers import WorkerRun
 
 RESULT = "result"
+INPUTS = "inputs"
+"""Record beside a product: which versions of which datasets it was made from."""
+
+SECRET = {"database": True, "automation": {"webhook_url"}}
+"""Settings that may hold a password."""
 
 Metadata = dict[str, Any]
 
@@ -80,6 +86,7 @@ def produce(
             run.dataset(dataset, context.asset_key.to_user_string())
         done = platform.workers.run(context, worker, config)
         product = commit(platform, name, done)
+        platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})
         verdict = gate.judge(product) if gate else None
         if verdict:
             platform.store.record(name, GATE, verdict.as_record())
@@ -90,7 +97,7 @@ def produce(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.dataset.version),
         metadata=metadata,
-        check_results=[check_result(gate.check, verdict)] if gate and verdict else [],
+        check_results=[check_result(gate.check, verdict, platform.settings)] if gate and verdict else [],
     )
 
 
@@ -123,9 +130,10 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
         "dvc_version": dataset.version,
         "path": dg.MetadataValue.path(str(dataset.path)),
         "bytes": dataset.size,
-        "mlflow_run": run.run_id,
+        "mlflow_run": mlflow_link(run.experiment_id, run.run_id, platform.settings),
         "inputs": pictures.table([{"dataset": each.name, "version": each.version} for each in inputs]),
-        "settings": dg.MetadataValue.json(platform.resolved),
+        "report": file_link(platform.settings.path("report", "index.html"), platform.settings),
+        "settings": dg.MetadataValue.json(platform.settings.model_dump(mode="json", exclude=SECRET)),
     }
     found.update(
         {key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)}

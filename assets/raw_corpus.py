@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.produce import dataset_name, files_in, run_tags
 from xdub_platform import pictures
+from xdub_platform.automation.links import mlflow_link
 from xdub_platform.incoming import IncomingFile, members_of
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
@@ -43,7 +44,7 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     with platform.mlflow.run(name, tags=run_tags(context)) as run:
         run.metrics({"files": len(files), "bytes": dataset.size})
         run.tags({"dvc.version": dataset.version})
-        mlflow_run = run.run_id
+        mlflow_run = mlflow_link(run.experiment_id, run.run_id, settings)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(dataset.version),
         metadata={

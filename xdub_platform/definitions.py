@@ -1,4 +1,4 @@
-"""Everything Dagster loads: assets, checks, resources."""
+"""Everything Dagster loads: assets, checks, jobs, schedule, sensors, resources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ from assets import (
     syncnet,
     texture_expert,
 )
+from ops.promote import promote, roll_back
 from ops.publish import publish
+from xdub_platform.automation.freshness import freshness_policy
+from xdub_platform.automation.jobs import JOBS
+from xdub_platform.automation.schedules import weekly_retrain
+from xdub_platform.automation.sensors import failures_to_webhook, new_footage
 from xdub_platform.kubernetes import executor, with_gpu_tags
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
@@ -59,22 +64,27 @@ def code_version(stage: ModuleType, settings: Settings) -> str:
 
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
-    assets = [versioned(getattr(stage, stage_name(stage)), code_version(stage, settings)) for stage in STAGES]
+    assets = [resolved(stage, settings) for stage in STAGES]
     assets = [with_gpu_tags(asset, settings) for asset in assets]
     return dg.Definitions(
         assets=assets,
-        jobs=[publish],
+        jobs=[*JOBS, promote, roll_back, publish],
+        schedules=[weekly_retrain(settings)],
+        sensors=[new_footage(settings), failures_to_webhook(settings)],
         resources={"platform": build_platform(settings)},
         executor=executor(settings),
     )
 
 
-def versioned(asset: dg.AssetsDefinition, version: str) -> dg.AssetsDefinition:
-    """The same asset with a code version."""
+def resolved(stage: ModuleType, settings: Settings) -> dg.AssetsDefinition:
+    """A stage's asset with what the settings say of it: code version and freshness policy."""
+    name = stage_name(stage)
+    asset: dg.AssetsDefinition = getattr(stage, name)
+    told = {"code_version": code_version(stage, settings), "freshness_policy": freshness_policy(name, settings)}
     with warnings.catch_warnings():
         # Dagster calls mapping specs a preview; the alternative is to build every asset inside a function.
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return asset.map_asset_specs(lambda spec: spec.replace_attributes(code_version=version))
+        return asset.map_asset_specs(lambda spec: spec.replace_attributes(**told))
 
 
 defs = build_definitions(load_settings())

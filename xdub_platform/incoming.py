@@ -6,6 +6,7 @@ modification time, so that a file which is replaced by other bytes is taken in a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -60,8 +61,15 @@ class ShardLedger:
         Args:
             incoming: Folder that footage is dropped into.
             clips_per_shard: Most videos in one shard.
-            rest_seconds: A file is at rest when it was not written to for this long.
+            rest_seconds: A video is at rest when neither it nor what belongs to it was written to for this long.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as handle:
+            # The sensor and a command may look at the same moment; no file may end in two shards.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            return self._take(incoming, clips_per_shard, rest_seconds)
+
+    def _take(self, incoming: Path, clips_per_shard: int, rest_seconds: float) -> list[str]:
         known = {file for shard in self.shards() for file in self.files(shard)}
         fresh = [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
         taken = []
@@ -84,10 +92,11 @@ def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:
     if not incoming.is_dir():
         return []
     latest = time.time_ns() - int(rest_seconds * 1e9)
-    return sorted(
-        (file for file in _videos(incoming) if file.modified_ns <= latest),
-        key=lambda file: file.name,
-    )
+
+    def at_rest(file: IncomingFile) -> bool:
+        return all(member.stat().st_mtime_ns <= latest for member in members_of(incoming / file.name))
+
+    return sorted((file for file in _videos(incoming) if at_rest(file)), key=lambda file: file.name)
 
 
 def _videos(incoming: Path) -> Iterator[IncomingFile]:

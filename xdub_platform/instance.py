@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,28 @@ from xdub_platform.settings import Settings
 NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
+KIND_TAG = "xdub/kind"
+PLAN_KIND = "plan"
+"""Kind of the runs that plan and start others; two of them on one state root would wait for each other's lock."""
+
+
 def instance_config(settings: Settings) -> dict[str, Any]:
     """The ``dagster.yaml`` of a state root."""
-    config: dict[str, Any] = {"telemetry": {"enabled": False}}
+    config: dict[str, Any] = {
+        "telemetry": {"enabled": False},
+        "run_coordinator": {
+            "module": "xdub_platform.automation.origin",
+            "class": "AttributedRunCoordinator",
+            "config": {
+                # A planner's run has children that the queue does not count; the other place is for a run by hand.
+                "max_concurrent_runs": 2,
+                "tag_concurrency_limits": [{"key": KIND_TAG, "value": PLAN_KIND, "limit": 1}],
+            },
+        },
+        # Only what lost its process starts again by itself; what failed would fail again.
+        "run_retries": {"enabled": True, "max_retries": 0, "retry_on_asset_or_op_failure": False},
+        "freshness": {"enabled": True},
+    }
     if settings.database.url:
         config["storage"] = {"postgres": {"postgres_url": settings.database.url}}
     return config
@@ -27,7 +47,10 @@ def write_dagster_home(settings: Settings) -> Path:
     """Creates Dagster's home and its configuration; returns it."""
     home = settings.path("dagster")
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_text(yaml.safe_dump(instance_config(settings)), encoding="utf-8")
+    # Whole at every moment: other processes read it while runs of this state root open their instances.
+    part = home / f".dagster.yaml.{os.getpid()}.part"
+    part.write_text(yaml.safe_dump(instance_config(settings)), encoding="utf-8")
+    part.replace(home / "dagster.yaml")
     return home
 
 

@@ -43,6 +43,11 @@ def split_pair_key(partition: str) -> tuple[str, str]:
     return shard, variant
 
 
+def shard_of(partition: str) -> str:
+    """The shard of a partition of clips or pairs."""
+    return partition.split("|")[0]
+
+
 def folder_of(partition: str | None) -> str | None:
     """The folder of a partition's data: shard, or shard/variant."""
     return partition.replace("|", "/") if partition else None

@@ -43,6 +43,7 @@ class RunProcesses:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.others = multiprocessing.active_children()
         self.pool = ProcessPoolExecutor(
             settings.processes.parallel_runs,
             mp_context=multiprocessing.get_context("spawn"),
@@ -56,6 +57,11 @@ class RunProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            # Who ends the planner's run means everything that it started; each child reports its own run as failed.
+            for child in multiprocessing.active_children():
+                if child not in self.others:
+                    child.terminate()
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
@@ -13,10 +14,16 @@ from model_code.errors import InputError
 from xdub_platform.chain import Node, Planner, Rules, Step
 from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
-from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, split_pair_key
+from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, shard_of, split_pair_key
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.processes import RunProcesses
 from xdub_platform.settings import Settings
+
+HELD = ("syncnet", "identity_encoder", "generator")
+"""What pairs are made and judged with. New clips leave it as it is, or every shard that arrives would have all pairs
+made again; changed settings do not, and the job `rebase_generator` makes it anew from all clips."""
+
+LOOK_AT_LOCK = 1.0
 
 
 def dataset_of(node: Node) -> str:
@@ -25,8 +32,8 @@ def dataset_of(node: Node) -> str:
     return f"{node.asset}/{folder}" if folder else node.asset
 
 
-def rules(platform: Platform) -> Rules:
-    """What the chain's planner cannot read off Dagster's graph."""
+def rules(platform: Platform, rebase: bool = False) -> Rules:
+    """What the chain's planner cannot read off Dagster's graph; `rebase` lets go of what is held."""
     variants = platform.settings.variants
 
     def wanted(node: Node) -> bool:
@@ -43,7 +50,10 @@ def rules(platform: Platform) -> Rules:
         dataset = platform.store.get(dataset_of(node))
         return dataset.version if dataset else None
 
-    return Rules(wanted, rejected, committed)
+    def held(node: Node) -> bool:
+        return node.asset in HELD and not rebase
+
+    return Rules(wanted, rejected, committed, held)
 
 
 def take_in(settings: Settings, instance: dg.DagsterInstance, rest_seconds: float = 0.0) -> list[str]:
@@ -55,45 +65,83 @@ def take_in(settings: Settings, instance: dg.DagsterInstance, rest_seconds: floa
 
 
 @contextmanager
-def exclusive(settings: Settings) -> Iterator[None]:
+def exclusive(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None]:
     """Two planners on one state root would make everything twice.
 
+    Args:
+        settings: Of the state root.
+        wait_seconds: How long to wait for another one.
+
     Raises:
-        InputError: Another one is at work.
+        InputError: Another one is at work, and still was when the time was up.
     """
+    deadline = time.monotonic() + wait_seconds
     settings.state_root.mkdir(parents=True, exist_ok=True)
     with settings.path(".planner.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise InputError(
+                        f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT"
+                    ) from error
+            time.sleep(LOOK_AT_LOCK)
         yield
 
 
-def chain_planner(settings: Settings, instance: dg.DagsterInstance, started_by: str) -> Planner:
+def chain_planner(settings: Settings, instance: dg.DagsterInstance, started_by: str, rebase: bool = False) -> Planner:
     """The planner over the whole chain of `settings`."""
-    return Planner(build_definitions(settings), instance, rules(build_platform(settings)), started_by)
+    return Planner(build_definitions(settings), instance, rules(build_platform(settings), rebase), started_by)
 
 
 def run_chain(
     settings: Settings,
     *,
     selection: str = "*",
+    shards: Collection[str] | None = None,
+    rebase: bool = False,
     started_by: str = "command line",
+    parent: dg.DagsterRun | None = None,
+    instance: dg.DagsterInstance | None = None,
+    wait_seconds: float = 0.0,
     watch: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Takes in new footage and makes everything selected that is stale.
+
+    Args:
+        settings: Of the state root.
+        selection: Assets in Dagster's selection syntax.
+        shards: Takes nothing in, and restricts the partitions to those of these shards; None means all.
+        rebase: Also makes the held assets again whose inputs changed.
+        started_by: Goes into the tags of every run.
+        parent: The Dagster run that this happens in; its id joins the runs.
+        instance: The open instance of that run.
+        wait_seconds: How long to wait for another run on the same state root.
+        watch: Told each step.
 
     Raises:
         InputError: Another run is at work on the same state root.
     """
     parallel = settings.processes.parallel_runs
-    with exclusive(settings), open_instance(settings) as instance:
-        take_in(settings, instance)
-        planner = chain_planner(settings, instance, started_by)
-        if parallel == 1:
-            return planner.run(selection, watch=watch)
+    opened = nullcontext(instance) if instance else open_instance(settings)
+    with exclusive(settings, wait_seconds), opened as home:
+        if shards is None:
+            take_in(settings, home)
+        planner = chain_planner(settings, home, started_by, rebase)
+
+        def only(node: Node) -> bool:
+            return shards is None or node.partition is None or shard_of(node.partition) in shards
+
+        if parallel == 1 and parent is None:
+            return planner.run(selection, only=only, watch=watch)
         with RunProcesses(settings) as processes:
-            return planner.run(selection, parallel=parallel, submit=processes.submit, watch=watch)
+            return planner.run(
+                selection,
+                only=only,
+                plan=parent.run_id if parent else None,
+                parallel=parallel,
+                submit=processes.submit,
+                watch=watch,
+            )

@@ -1,0 +1,217 @@
+"""Jobs that plan: each is one Dagster run which asks the planner what is stale and starts a run for every such node."""
+
+import time
+from collections.abc import Collection, Sequence
+
+import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
+from pydantic import Field
+
+from model_code.errors import InputError
+from ops.promote import show
+from xdub_platform import pictures
+from xdub_platform.automation.footage import unmade_shards
+from xdub_platform.automation.links import file_link
+from xdub_platform.automation.origin import origin
+from xdub_platform.chain import Status, Step
+from xdub_platform.instance import KIND_TAG, PLAN_KIND
+from xdub_platform.platform import Platform
+from xdub_platform.promotion import promote
+from xdub_platform.settings import Settings
+
+PLANS = {KIND_TAG: PLAN_KIND, MAX_RETRIES_TAG: "3", RETRY_STRATEGY_TAG: "ALL_STEPS"}
+"""Tags of jobs that plan. A killed one starts again: what it finished is fresh by then."""
+RETRAINED = "key:editor or key:lip_expert or key:texture_expert or key:dubber or key:benchmark_scores"
+FOOTAGE = ("raw_corpus", "clips", "companion_pairs")
+NOTHING = dg.Out(dg.Nothing)
+AFTER = {"after": dg.In(dg.Nothing)}
+
+
+class ChainConfig(dg.Config):
+    """What of the chain."""
+
+    select: str = "*"
+
+
+class FootageConfig(dg.Config):
+    """Which shards; none means what lies in the incoming folder now, and every shard without clips."""
+
+    shards: list[str] = Field(default_factory=list)
+
+
+def plan_and_run(
+    context: dg.OpExecutionContext,
+    platform: Platform,
+    selection: str,
+    *,
+    shards: Collection[str] | None = None,
+    rebase: bool = False,
+) -> None:
+    """Runs the planner inside a Dagster run, tells its log every step, and leaves a table of them all.
+
+    Raises:
+        dagster.Failure: A step broke, or the state root stayed locked; what a gate refused is told and no failure.
+    """
+    from xdub_platform.running import run_chain  # It loads the definitions, which load this module.
+
+    settings, start = platform.settings, time.monotonic()
+    told: dict[str, Status] = {}
+
+    def watch(step: Step) -> None:
+        if told.get(str(step.node)) != step.status and step.status is not Status.FRESH:
+            context.log.info(f"{step.node}: {step.status} {step.reason}".rstrip())
+        told[str(step.node)] = step.status
+
+    try:
+        steps = run_chain(
+            settings,
+            selection=selection,
+            shards=shards,
+            rebase=rebase,
+            started_by=origin(context.run.tags),
+            parent=context.run,
+            instance=context.instance,
+            wait_seconds=settings.automation.lock_wait_seconds,
+            watch=watch,
+        )
+    except InputError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    metadata = {
+        "steps": steps_table(steps),
+        "made": sum(step.status is Status.DONE for step in steps),
+        "refused_by_a_gate": sum(step.status is Status.REJECTED for step in steps),
+        "report": write_report(settings, context, steps, time.monotonic() - start),
+    }
+    reason = why_broken(steps)
+    if reason:
+        raise dg.Failure(reason, metadata=metadata, allow_retries=False)
+    context.add_output_metadata(metadata)
+
+
+def steps_table(steps: Sequence[Step]) -> dg.TableMetadataValue | dg.TextMetadataValue:
+    """Every step that was not fresh: what, how it ended, why, how long, which run."""
+    return pictures.table(
+        [
+            {
+                "asset and partition": str(step.node),
+                "status": step.status,
+                "why": step.reason,
+                "seconds": round(step.seconds, 1),
+                "run": step.run_id or "",
+            }
+            for step in steps
+            if step.status is not Status.FRESH
+        ],
+        limit=500,
+    )
+
+
+def why_broken(steps: Sequence[Step]) -> str | None:
+    """One line on the steps that broke; a shard without pairs because a gate refused its clips is the chain at work."""
+    broken = [step for step in steps if step.status is Status.FAILED]
+    broken += [step for step in steps if step.status is Status.BLOCKED and step.node.partition is None]
+    if not broken:
+        return None
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    return f"{broken[0].node} {broken[0].status}: {broken[0].reason}{more}"
+
+
+def write_report(
+    settings: Settings, context: dg.OpExecutionContext, steps: Sequence[Step], seconds: float
+) -> dg.MetadataValue:
+    """Brings the report up to date and links it."""
+    from xdub_platform.platform import build_platform
+    from xdub_platform.reporting import write_chain_report
+    from xdub_platform.running import chain_planner
+
+    platform = build_platform(settings)
+    planner = chain_planner(settings, context.instance, "report")
+    page = write_chain_report(platform, planner, steps, seconds, f"job {context.job_name}")
+    return file_link(page, settings)
+
+
+@dg.op(out=NOTHING)
+def run_full_chain(context: dg.OpExecutionContext, config: ChainConfig, platform: Platform) -> None:
+    """Takes in what lies in the incoming folder and makes everything selected that is stale."""
+    plan_and_run(context, platform, config.select)
+
+
+@dg.op(out=NOTHING)
+def run_retrain(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Editor, experts, dubber and scores from all accepted pairs; never pairs or what they are made with."""
+    plan_and_run(context, platform, RETRAINED, shards=())
+
+
+@dg.op(out=NOTHING)
+def run_take_in(context: dg.OpExecutionContext, config: FootageConfig, platform: Platform) -> None:
+    """Clips, pairs and gates of new shards; before the first pairs also what pairs are made with."""
+    from xdub_platform.running import HELD, take_in
+
+    take_in(platform.settings, context.instance)
+    shards = config.shards or unmade_shards(platform)
+    missing = [name for name in HELD if platform.store.get(name) is None]
+    plan_and_run(context, platform, " or ".join(f"key:{name}" for name in (*FOOTAGE, *missing)), shards=shards)
+
+
+@dg.op(out=NOTHING)
+def run_rebase(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """A new generator, with the judges beside it, from all accepted clips; the pairs are stale from then on."""
+    from xdub_platform.running import HELD
+
+    plan_and_run(context, platform, " or ".join(f"key:{name}" for name in HELD), shards=(), rebase=True)
+
+
+@dg.op(out=NOTHING, ins=AFTER)
+def promote_if_better(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Lets the promotion decide on the challenger, unless settings leave that to a person."""
+    if not platform.settings.automation.promote_after_retrain:
+        context.log.info("left to a person: automation.promote_after_retrain is off")
+        return
+    try:
+        show(context, platform, promote(platform))
+    except InputError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+@dg.op(out=NOTHING)
+def copy_objects(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Copies objects at rest into the incoming folder."""
+    from xdub_platform.automation.bucket import Bucket
+
+    files = Bucket(platform.settings).fetch()
+    context.add_output_metadata(
+        {"files": pictures.table([{"object": file.key, "name": file.name, "bytes": file.size} for file in files])}
+    )
+
+
+@dg.job(tags=PLANS)
+def full_chain() -> None:
+    """Takes in new footage and makes everything that is stale, in the right order and partitions."""
+    run_full_chain()
+
+
+@dg.job(tags=PLANS)
+def retrain() -> None:
+    """Trains editor and experts on all accepted pairs, scores the new dubber and lets the promotion decide."""
+    promote_if_better(run_retrain())
+
+
+@dg.job(tags=PLANS)
+def take_in_footage() -> None:
+    """Makes clips and pairs of new shards and lets the gates judge them."""
+    run_take_in()
+
+
+@dg.job(tags=PLANS)
+def rebase_generator() -> None:
+    """Makes generator and judges anew from all clips; the next `full_chain` then makes every pair again."""
+    run_rebase()
+
+
+@dg.job(tags={KIND_TAG: "act"})
+def fetch_footage() -> None:
+    """Copies footage from the bucket into the incoming folder."""
+    copy_objects()
+
+
+JOBS = (full_chain, retrain, take_in_footage, rebase_generator, fetch_footage)

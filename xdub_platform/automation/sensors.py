@@ -1,0 +1,127 @@
+"""Sensors: footage that arrived becomes shards, pairs and a retrain; what failed reaches the webhook."""
+
+import json
+
+import dagster as dg
+from dagster._core.event_api import EventLogCursor
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from model_code.errors import InputError
+from xdub_platform.automation.bucket import Bucket, digest
+from xdub_platform.automation.footage import highest, new_pairs, unmade_shards
+from xdub_platform.automation.jobs import fetch_footage, retrain, take_in_footage
+from xdub_platform.automation.messages import failure_message
+from xdub_platform.automation.webhook import post
+from xdub_platform.instance import KIND_TAG, PLAN_KIND
+from xdub_platform.partitions import shards
+from xdub_platform.platform import Platform
+from xdub_platform.settings import Settings
+
+MESSAGES_A_LOOK = 20
+
+
+def new_footage(settings: Settings) -> dg.SensorDefinition:
+    """From files at rest to a retrain."""
+
+    @dg.sensor(
+        name="new_footage",
+        jobs=[fetch_footage, take_in_footage, retrain],
+        minimum_interval_seconds=settings.automation.look_seconds,
+        default_status=_status(settings),
+        description=(
+            "Files at rest in the incoming folder (or the bucket prefix) become a shard and its run; when enough hours "
+            "of pairs were accepted since the last editor, a retrain."
+        ),
+    )
+    def look(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+        return look_for_footage(context, platform)
+
+    return look
+
+
+def look_for_footage(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    """One look.
+
+    The cursor holds the highest shard that a run was asked for. It moves only together with that run, whose key names
+    the shards: a daemon that dies in between neither loses nor doubles one.
+    """
+    automation, told, requests = platform.settings.automation, [], []
+    platform.ledger.take(platform.settings.incoming, platform.settings.clips_per_shard, automation.rest_seconds)
+    every = platform.ledger.shards()
+    asked = json.loads(context.cursor) if context.cursor else None
+    new = unmade_shards(platform) if asked is None else [shard for shard in every if _beyond(shard, asked)]
+    if new:
+        run_config = {"ops": {"run_take_in": {"config": {"shards": new}}}}
+        run_key = f"{new[0]}..{new[-1]} ({len(new)})"
+        requests.append(dg.RunRequest(job_name=take_in_footage.name, run_key=run_key, run_config=run_config))
+    told.append(f"{len(new)} new shards")
+    if automation.incoming_url:
+        try:
+            objects = Bucket(platform.settings).waiting()
+        except InputError as error:  # What lies here need not wait for the bucket.
+            context.log.error(str(error))
+            told.append(str(error))
+        else:
+            told.append(f"{len(objects)} new objects")
+            if objects:
+                requests.append(dg.RunRequest(job_name=fetch_footage.name, run_key=f"objects-{digest(objects)}"))
+    pairs = new_pairs(platform)
+    told.append(f"{pairs.hours:.4f} of {automation.retrain_after_hours:g} hours of new accepted pairs")
+    if pairs.hours >= automation.retrain_after_hours and not new:
+        if _planning(context.instance):
+            told.append("a run is at work: the retrain waits for its pairs")
+        else:
+            requests.append(dg.RunRequest(job_name=retrain.name, run_key=f"retrain-{pairs.key}"))
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else dg.SkipReason("; ".join(told)),
+        cursor=json.dumps(highest(every)),
+        dynamic_partitions_requests=[shards.build_add_request(every)] if new else [],
+    )
+
+
+def failures_to_webhook(settings: Settings) -> dg.SensorDefinition:
+    """Every failed run, and so every blocking gate's rejection, as a message; each at least once."""
+
+    @dg.sensor(
+        name="failures_to_webhook",
+        minimum_interval_seconds=settings.automation.look_seconds,
+        default_status=_status(settings),
+        description="Posts failed runs and gate rejections as JSON to `automation.webhook_url`.",
+    )
+    def look(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return look_for_failures(context, settings)
+
+    return look
+
+
+def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SkipReason:
+    """One look; the cursor moves past a failure once its message was taken, and starts at the first look."""
+    if not settings.automation.webhook_url:
+        return dg.SkipReason("automation.webhook_url is not set")
+    instance = context.instance
+    failed = dg.DagsterEventType.RUN_FAILURE
+    if context.cursor is None:
+        latest = instance.fetch_run_status_changes(failed, limit=1)
+        context.update_cursor(latest.cursor)
+        return dg.SkipReason("tells of failures from now on")
+    found = instance.fetch_run_status_changes(failed, limit=MESSAGES_A_LOOK, cursor=context.cursor, ascending=True)
+    for record in found.records:
+        post(failure_message(instance, record.run_id), settings.automation)
+        context.update_cursor(EventLogCursor.from_storage_id(record.storage_id).to_string())
+    return dg.SkipReason(f"{len(found.records)} messages posted")
+
+
+def _status(settings: Settings) -> dg.DefaultSensorStatus:
+    return dg.DefaultSensorStatus.RUNNING if settings.automation.running else dg.DefaultSensorStatus.STOPPED
+
+
+def _beyond(shard: str, asked: dict[str, int]) -> bool:
+    kind, _, index = shard.rpartition("-")
+    return int(index) > asked.get(kind, -1)
+
+
+def _planning(instance: dg.DagsterInstance) -> bool:
+    """Whether a run of the planner waits or is at work."""
+    unfinished = dg.RunsFilter(tags={KIND_TAG: PLAN_KIND}, statuses=NOT_FINISHED_STATUSES)
+    return bool(instance.get_run_records(unfinished, limit=1))
