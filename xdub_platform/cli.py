@@ -234,15 +234,44 @@ def status(profile: Profile = None) -> None:
 
 
 @app.command()
-def doctor(profile: Profile = None) -> None:
-    """Check this installation and say what is missing."""
-    from xdub_platform.console import show_findings
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Clear what a crash left; nothing committed.")] = False,
+    profile: Profile = None,
+) -> None:
+    """Check this installation, and list what a crash left."""
+    from xdub_platform.console import show_findings, show_leftovers
     from xdub_platform.doctor import findings
+    from xdub_platform.repair import leftovers
 
-    found = findings(_settings(profile))
+    settings = _settings(profile)
+    found = findings(settings)
     show_findings(found)
+    show_leftovers(leftovers(settings, repair), repair)
     if any(finding.needed and not finding.ok for finding in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    new_key: Annotated[str | None, typer.Option(help="Make an API key of this name, show it once, and end.")] = None,
+    revoke_key: Annotated[str | None, typer.Option(help="Make the key of this name worthless, and end.")] = None,
+    profile: Profile = None,
+) -> None:
+    """Serve the champion: a job API and a page to try it."""
+    from xdub_platform.serving.keys import Keys
+
+    settings = _settings(profile)
+    if new_key is not None:
+        typer.echo(Keys.of(settings).add(new_key))
+        return
+    if revoke_key is not None:
+        Keys.of(settings).revoke(revoke_key)
+        return
+    from xdub_platform.serving.run import run_server
+
+    run_server(settings, host, port)
 
 
 @app.command()

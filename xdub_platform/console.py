@@ -19,6 +19,7 @@ from rich.table import Table
 from xdub_platform.chain import Node, Planner, Status, Step
 from xdub_platform.doctor import Finding
 from xdub_platform.platform import build_platform
+from xdub_platform.repair import Leftover
 from xdub_platform.settings import Settings
 
 COUNTED = re.compile(r"(?P<what>.+?) (?P<done>\d+)/(?P<total>\d+)")
@@ -166,6 +167,18 @@ def show_findings(found: Sequence[Finding]) -> None:
             else "[yellow]optional[/yellow]"
         )
         table.add_row(sign, finding.name, finding.told)
+    Console().print(table)
+
+
+def show_leftovers(found: Sequence[Leftover], cleared: bool) -> None:
+    """What a crash left; nothing is shown where it left nothing."""
+    if not found:
+        return
+    table = Table("", "what a crash left", "which", "why")
+    for leftover in found:
+        done = "[green]cleared[/green]" if cleared else "[yellow]--repair clears[/yellow]"
+        state = done if leftover.clear else "[red]left alone[/red]"
+        table.add_row(state, leftover.kind, escape(leftover.what), escape(leftover.why))
     Console().print(table)
 
 

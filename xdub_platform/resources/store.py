@@ -82,6 +82,10 @@ class DvcStore(dg.ConfigurableResource):
         out = pointer["outs"][0]
         return Dataset(name, self.path(name), out["md5"], int(out.get("size", 0)), int(out.get("nfiles", 1)))
 
+    def committed_at(self, name: str) -> float | None:
+        """When the present version of `name` was committed, in seconds since 1970; None if there is none."""
+        return self._pointer(name).stat().st_mtime if self.get(name) else None
+
     def names(self, prefix: str) -> list[str]:
         """Committed datasets under `prefix`, sorted: ``names("clips")``."""
         base = self.folder / "data"
@@ -101,7 +105,7 @@ class DvcStore(dg.ConfigurableResource):
             raise FileNotFoundError(f"{source} holds nothing to commit as {name}")
         with self.locked():
             self._ensure()
-            self._undo()
+            self.undo()
             target, pointer = self.path(name), self._pointer(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = self.trash / uuid.uuid4().hex
@@ -135,6 +139,11 @@ class DvcStore(dg.ConfigurableResource):
         return value if value.get("version") == dataset.version else None
 
     @property
+    def lock_file(self) -> Path:
+        """Held while the registry changes."""
+        return self.folder.parent / f".{self.folder.name}.lock"
+
+    @property
     def trash(self) -> Path:
         """What replacements put aside, each in a folder of its own, while they last."""
         return self.folder / ".trash"
@@ -148,9 +157,10 @@ class DvcStore(dg.ConfigurableResource):
         """Undoes replacements that a crash cut short: the version before is there again."""
         if self.trash.is_dir() and any(self.trash.iterdir()):
             with self.locked():
-                self._undo()
+                self.undo()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """`recover` for a caller that holds the lock."""
         for aside in self.trash.glob("*"):
             if (aside / JOURNAL).is_file():
                 self._undo_one(aside, json.loads((aside / JOURNAL).read_text(encoding="utf-8")))
@@ -201,7 +211,7 @@ class DvcStore(dg.ConfigurableResource):
     def locked(self) -> Iterator[None]:
         """Nobody else changes the registry meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder.parent / f".{self.folder.name}.lock").open("w") as handle:
+        with self.lock_file.open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
