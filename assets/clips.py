@@ -51,11 +51,28 @@ def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materiali
         context,
         platform,
         "ingest",
-        {**config(platform.settings), "files": str(raw.path), "shard": context.partition_key},
+        {
+            **config(platform.settings),
+            "files": str(raw.path),
+            "shard": context.partition_key,
+            **arrived_before(platform, context.partition_key),
+        },
         inputs=[raw],
         gate=Gate(CHECK, lambda product: judge(platform, product)),
         describe=describe,
     )
+
+
+def arrived_before(platform: Platform, shard: str) -> dict[str, list[str]]:
+    """Where a duplicate of one of the shard's files may already be: clips where they are made, else footage."""
+    store, found = platform.store, {"earlier": list[str](), "pending": list[str]()}
+    for other in platform.ledger.before(shard):
+        clips_of, raw = store.get(f"clips/{other}"), store.get(f"raw_corpus/{other}")
+        if clips_of:
+            found["earlier"].append(str(clips_of.path))
+        elif raw:
+            found["pending"].append(str(raw.path))
+    return found
 
 
 def judge(platform: Platform, product: Product) -> GateResult:

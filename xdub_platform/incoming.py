@@ -55,6 +55,11 @@ class ShardLedger:
         """Files of one shard, sorted by name."""
         return [IncomingFile(**row) for row in json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))]
 
+    def before(self, shard: str) -> list[str]:
+        """Shards that arrived before `shard`, held-out ones too; first come, first."""
+        arrived = {path.stem: path.stat().st_mtime_ns for path in self.folder.glob("*.json")}
+        return sorted((name for name in arrived if arrived[name] < arrived[shard]), key=lambda name: arrived[name])
+
     def take(self, incoming: Path, clips_per_shard: int, rest_seconds: float = 0.0) -> list[str]:
         """Groups new files at rest into shards and returns the new shards' names.
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def ingest_file(
     landmarker: Landmarker,
     *,
     shard: str = "",
-    known: Container[str] = frozenset(),
+    known: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> tuple[list[ClipSample], list[Quarantined]]:
     """Takes one file in; a bad one never raises.
@@ -112,7 +112,7 @@ def ingest_file(
         config: What to normalise to, and limits.
         landmarker: Places the landmarks.
         shard: Name for the rows.
-        known: SHA-256 of files taken in before.
+        known: Files taken in before: SHA-256 -> where.
         limits: What is turned away.
 
     Returns:
@@ -123,8 +123,8 @@ def ingest_file(
     try:
         sidecar = read_sidecar(path)
         digest = file_digest(path)
-        if digest in known:
-            raise _Refusal("duplicate", f"'{path.name}' has the bytes of a file taken in before: remove one")
+        if known and digest in known:
+            raise _Refusal("duplicate", f"'{path.name}' has the bytes of {known[digest]}, taken in before: remove it")
         frames = VideoFrames(path, config)
         cuts, count = find_cuts(frames)
         audio = _sound(path, config, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from pydantic import Field
 from model_code import base
 from model_code.backbones.audio import AudioEncoder
 from model_code.config import MediaConfig
-from model_code.media.ingest import OCCLUDER_SUFFIX, VIDEO_SUFFIXES, Quarantined, ingest_file, shift_audio
+from model_code.media.ingest import OCCLUDER_SUFFIX, VIDEO_SUFFIXES, Quarantined, file_digest, ingest_file, shift_audio
 from model_code.media.insync import CERTAIN, MAX_OFFSET, find_offset
 from model_code.media.sample import ClipSample
-from model_code.media.shards import ShardWriter
+from model_code.media.shards import Shard, ShardWriter
 from model_code.workers.run import Progress, WorkerConfig, main
 
 
@@ -24,26 +25,24 @@ class IngestConfig(WorkerConfig):
 
     files: Path = Field(description="Folder of videos with their sidecars.")
     shard: str
+    earlier: tuple[Path, ...] = Field((), description="Shards of clips taken in before: what they hold is no news.")
+    pending: tuple[Path, ...] = Field((), description="Folders of footage that arrived before, not yet made to clips.")
     media: MediaConfig = MediaConfig()
 
 
 def work(config: IngestConfig, progress: Progress) -> dict[str, Any]:
     """Ingests every video of the folder."""
     landmarker, audio_encoder = base.load("landmarker"), base.load("audio_encoder")
-    videos = sorted(
-        path
-        for path in config.files.iterdir()
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.stem.endswith(OCCLUDER_SUFFIX)
-    )
+    videos = videos_in(config.files)
     rows: list[dict[str, Any]] = []
     quarantine: list[Quarantined] = []
-    known: set[str] = set()
+    known = taken_in_before(config.earlier, config.pending)
     with ShardWriter(config.output) as writer:
         for index, video in enumerate(videos):
             clips, refused = ingest_file(video, config.media, landmarker, shard=config.shard, known=known)
             quarantine += refused
             for clip in clips:
-                known.add(clip.row["sha256"])
+                known.setdefault(str(clip.row["sha256"]), f"'{video.name}'")
                 kept = in_step(clip, audio_encoder)
                 if isinstance(kept, Quarantined):
                     quarantine.append(kept)
@@ -56,6 +55,32 @@ def work(config: IngestConfig, progress: Progress) -> dict[str, Any]:
         "metrics": {"files": len(videos), "clips": len(rows), "quarantined": len(quarantine)},
         "quarantine": [asdict(each) for each in quarantine],
     }
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """Videos of a folder without occluder masks, sorted."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.stem.endswith(OCCLUDER_SUFFIX)
+    )
+
+
+def taken_in_before(earlier: Sequence[Path], pending: Sequence[Path]) -> dict[str, str]:
+    """Files of other shards: SHA-256 -> where, for people.
+
+    What an earlier shard turned away may come again, put right; only what it accepted counts. Of footage that is not
+    yet judged everything counts: two shards that are made at once must not both accept a file.
+    """
+    known: dict[str, str] = {}
+    for folder in earlier:
+        table = Shard(folder).table
+        for row in table.select(["sha256", "source_uri"]).to_pylist() if table.num_rows else ():
+            known[row["sha256"]] = f"'{row['source_uri']}' in {folder.name}"
+    for folder in pending:
+        for video in videos_in(folder):
+            known.setdefault(file_digest(video), f"'{video.name}' in {folder.name}")
+    return known
 
 
 def in_step(clip: ClipSample, audio_encoder: AudioEncoder) -> ClipSample | Quarantined:

@@ -160,7 +160,7 @@ def test_bad_footage_is_refused_with_a_reason(dropped: Path, landmarker: Landmar
     silent = _copy(good, tmp_path)
     write_video(silent, video.frames, audio=np.zeros(len(video.frames) * 640, np.float32))
     assert ingest_file(silent, CONFIG, landmarker)[1][0].detail.startswith("the sound is silent")
-    assert ingest_file(good, CONFIG, landmarker, known={file_digest(good)})[1][0].reason == "duplicate"
+    assert ingest_file(good, CONFIG, landmarker, known={file_digest(good): "x.mp4"})[1][0].reason == "duplicate"
 
 
 def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
