@@ -1,4 +1,4 @@
-"""Using a registered model from the command line."""
+"""Using a registered model: from the command line and in the server's workers."""
 
 from __future__ import annotations
 
@@ -7,30 +7,121 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from assets.benchmark_scores import config as benchmark_config
 from model_code.errors import InputError
 from xdub_platform.incoming import write_json
+from xdub_platform.integrity import verified
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.settings import Settings
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def registered(platform: Platform, version: str) -> tuple[Path, str]:
-    """Folder and version number of a registered dubber.
+    from model_code.dubbing.dub import DubReport, Progress
+    from model_code.dubbing.model import DubbingPipelineModel
+
+
+def registered(platform: Platform, version: str, into: Path | None = None) -> tuple[Path, str]:
+    """Folder and version number of a registered dubber whose files are whole.
+
+    Args:
+        platform: Resources.
+        version: Number or ``@alias``.
+        into: Folder for what must be downloaded; None takes a temporary one that stays.
 
     Raises:
-        InputError: There is no such version.
+        InputError: There is no such version, or it is damaged.
     """
     name = platform.settings.mlflow.model_name
-    folder, found = platform.mlflow.model_path(name, version), platform.mlflow.model_version(name, version)
-    if folder is None or found is None or not folder.is_dir():
+    found = platform.mlflow.model_version(name, version)
+    if found is None:
         raise InputError(
             f"no version {version} of {name} is registered in {platform.settings.state_root}",
             "run `xdub demo` first, or choose another --version",
         )
-    return folder, str(found.version)
+    return verified(platform, str(found.version), into=into), str(found.version)
+
+
+class RegisteredDubber:
+    """One whole version of the registered model, loaded: what it dubs is made by this version alone.
+
+    Args:
+        platform: Resources.
+        version: Number or ``@alias``.
+        device: Where the networks go.
+
+    Raises:
+        InputError: There is no such version, or it is damaged.
+    """
+
+    def __init__(self, platform: Platform, version: str, device: str) -> None:
+        from model_code import base
+        from model_code.dubbing.model import DubbingPipelineModel
+
+        with TemporaryDirectory() as scratch:
+            folder, self.version = registered(platform, version, Path(scratch))
+            self._model = DubbingPipelineModel.from_pretrained(folder).to(device)
+        self._landmarker = base.load("landmarker")
+        self._media = platform.settings.media.model_copy(update={"crop_size": self._model.config.crop_size})
+
+    def dub(
+        self,
+        video: Path,
+        audio: Path,
+        output: Path,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> DubReport:
+        """Dubs a file.
+
+        Args:
+            video: Any video.
+            audio: The new speech.
+            output: The mp4 to write.
+            seed: Of the noise.
+            progress: Told (stage, done, in all) at every frame and window; what it raises ends the dub.
+            limits: Fields of `MediaConfig` that are narrower here.
+
+        Raises:
+            InputError: Files that cannot be used, or no face in any frame.
+        """
+        from model_code.dubbing.dub import dub_file
+
+        return dub_file(
+            video,
+            audio,
+            output,
+            _Windows(self._model, progress),
+            self._landmarker,
+            self._media.model_copy(update=dict(limits or {})),
+            version=self.version,
+            seed=seed,
+            progress=progress,
+        )
+
+
+class _Windows:
+    """Tells of every window of a shot."""
+
+    def __init__(self, model: DubbingPipelineModel, progress: Progress | None) -> None:
+        self._model, self._progress = model, progress
+
+    def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
+        from model_code.dubbing.model import DubItem
+
+        def told(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress("windows of a shot", done, total)
+
+        return self._model.dub_many([DubItem(frames, samples, seed)], progress=told)[0]
 
 
 def dub_with_registered(
@@ -38,30 +129,20 @@ def dub_with_registered(
 ) -> list[str]:
     """Dubs a file; returns lines for the user."""
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
-    folder, number = registered(build_platform(settings), version)
-    for path in (video, audio):
-        if not path.is_file():
-            raise InputError(f"'{path}' does not exist", "check the path")
-    from model_code import base
-    from model_code.dubbing.dub import dub_file
-    from model_code.dubbing.model import DubbingPipelineModel
-
-    model = DubbingPipelineModel.from_pretrained(folder).to(settings.processes.device)
-    with Progress(console=Console(stderr=True)) as bars:
+    dubber = RegisteredDubber(build_platform(settings), version, settings.processes.device)
+    with Bars(console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
+            bars.update(tasks[stage], completed=done, total=total)
 
-        landmarker = base.load("landmarker")
-        report = dub_file(
-            video, audio, output, model, landmarker, settings.media, version=number, seed=seed, progress=show
-        )
-    return [*report.notes, f"{output}: {report.seconds:.2f} s, model version {number}"]
+        report = dubber.dub(video, audio, output, seed=seed, progress=show)
+    return [*report.notes, f"{output}: {report.seconds:.2f} s, model version {dubber.version}"]
 
 
 def benchmark_registered(

@@ -118,7 +118,7 @@ class ServingSettings(Config):
     max_attempts: int = Field(3, ge=1, description="How often a job is begun before it is given up.")
     model_check_seconds: float = Field(10.0, gt=0, description="How often an idle worker looks for a new champion.")
     retention_hours: float = Field(72.0, gt=0, description="Finished jobs are removed after this time.")
-    retention_bytes: int = Field(20 << 30, ge=0, description="Finished jobs are removed, oldest first, above this size.")
+    retention_bytes: int = Field(20 << 30, ge=0, description="Finished jobs are removed, oldest first, beyond this.")
     min_free_bytes: int = Field(1 << 30, ge=0, description="Uploads are refused when the disk would have less left.")
 
 

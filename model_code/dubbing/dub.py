@@ -126,7 +126,7 @@ def dub_file(
         config: Rates and limits.
         version: Model version for the output's metadata, which says that it is synthetic.
         seed: Of the model's noise.
-        progress: Told (stage, done, in all).
+        progress: Told (stage, done, in all); what it raises ends the dub and leaves nothing.
 
     Raises:
         InputError: Files that cannot be used, or no face in any frame.
@@ -141,7 +141,8 @@ def dub_file(
     comment = f"Synthetic: the mouth was dubbed to other speech by xdub_platform, model xdub-dubber {version}"
     with tempfile.TemporaryDirectory(prefix=".xdub-", dir=out.parent) as folder:
         silent, done = Path(folder) / "silent.mp4", Path(folder) / "done.mp4"
-        write_video(silent, _told(pasted(video, plan, config), count, progress), config.fps, crf=CRF)
+        shown = _told(pasted(video, plan, config), count, "paste and encode", progress)
+        write_video(silent, shown, config.fps, crf=CRF)
         _mux(silent, Path(audio), done, comment)
         done.replace(out)
     return DubReport(
@@ -161,20 +162,19 @@ def plan_dub(
     """First pass: follows the face and dubs its crops. Returns the plan and the number of source frames seen."""
     size = config.crop_size
     n_out = output_frames(len(samples), config.sample_rate, config.fps)
-    cuts, n_source = find_cuts(_first(stream_video(video, config), n_out + 1))
+    looked = _told(_first(stream_video(video, config), n_out + 1), n_out + 1, "look for cuts", progress)
+    cuts, n_source = find_cuts(looked)
     used = min(n_source, n_out)
     cuts = [cut for cut in cuts if cut < used]
     landmarks, boxes = np.zeros((used, 68, 2), np.float32), np.zeros((used, 4), np.float32)
     found = np.zeros(used, bool)
     faces = 0
-    frames = stream_video(video, config)
+    frames = _told(stream_video(video, config), used, "follow the face", progress)
     for start, end in pairwise([0, *cuts, used]):
         track = Follower(FaceFinder(landmarker), config.crop_scale).follow(_first(frames, end - start))
         if track is not None:
             landmarks[start:end], boxes[start:end], found[start:end] = track.landmarks, track.boxes, track.found
             faces = max(faces, track.faces)
-        if progress is not None:
-            progress("follow the face", end, used)
     if not found.any():
         raise InputError(f"no face was found in '{Path(video).name}'", "give a video with a face in view")
     crops = np.zeros((used, size, size, 3), np.uint8)
@@ -255,8 +255,9 @@ def _first(frames: Iterator[YuvFrame], count: int) -> Iterator[YuvFrame]:
         yield frame
 
 
-def _told(frames: Iterator[YuvFrame], count: int, progress: Progress | None) -> Iterator[YuvFrame]:
+def _told(frames: Iterator[YuvFrame], count: int, stage: str, progress: Progress | None) -> Iterator[YuvFrame]:
+    """Tells of every frame, so that whoever listens can also end the dub there by raising."""
     for index, frame in enumerate(frames, 1):
         yield frame
         if progress is not None:
-            progress("paste and encode", index, count)
+            progress(stage, index, count)

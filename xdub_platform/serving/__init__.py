@@ -1,0 +1,1 @@
+"""`xdub serve`: a job API over a durable queue, with one worker process for each device."""
