@@ -73,6 +73,10 @@ def _skin_tone(rng: np.random.Generator) -> Color:
     return red, green, blue
 
 
+def _luminance(color: Color) -> float:
+    return float(np.dot((0.2126, 0.7152, 0.0722), color))
+
+
 def _clothing(
     rng: np.random.Generator, choices: tuple[str, ...] = ("shirt", "tee", "hoodie", "dress", "suit")
 ) -> dict[str, Any]:
@@ -93,6 +97,10 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
     style = str(rng.choice(styles))
     volume = {"buzz": 0.02, "receding": 0.05, "afro": 0.2, "curly": 0.16}.get(style, float(rng.uniform(0.07, 0.14)))
     brow = _scaled(hair_color, (0.5, 0.42, 0.36) if sum(hair_color) > 0.6 else 1.0)
+    # Brows whiten later than hair: brighter than the skin they would invert what makes eyes look like eyes.
+    brow = _scaled(brow, min(1.0, 0.6 * _luminance(skin) / _luminance(brow)))
+    # On dark skin a highlight is many times the skin's own light; the same gloss would look like varnish.
+    most_gloss = 0.15 + 2 * _luminance(skin)
     lips = np.array(skin) * np.array([0.82, 0.47, 0.48])
     if feminine > 0.5 and rng.random() < 0.5:
         lips = lips * 0.4 + np.array(_pick(rng, ("a8323e", "8c2f39", "c0505a", "b03a2e", "7a2436"))) * 0.6
@@ -119,7 +127,7 @@ def _human(rng: np.random.Generator) -> dict[str, Any]:
         "stubble": float(rng.choice([0.0, 0.0, 0.35, 0.6, 0.92])) if feminine < 0.5 else 0.0,
         "freckles": float(rng.random() < 0.15) * rng.uniform(0.3, 0.8),
         "makeup": float(feminine > 0.5) * rng.uniform(0, 0.7),
-        "gloss": rng.uniform(0.15, 0.4), "teeth": _scaled((0.78, 0.75, 0.67), rng.uniform(0.85, 1.08)),
+        "gloss": min(rng.uniform(0.15, 0.4), most_gloss), "teeth": _scaled((0.78, 0.75, 0.67), rng.uniform(0.85, 1.08)),
         "brow_color": brow,
         "brow_thickness": rng.uniform(0.018, 0.032) if feminine > 0.5 else rng.uniform(0.025, 0.045),
         "brow_arch": rng.uniform(0.0, 0.03), "brow_height": rng.normal(0.005, 0.012),
