@@ -1,0 +1,155 @@
+"""The sensor of new footage on a real state root, registry and Dagster home."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from assets.gates import GATE
+from assets.produce import INPUTS
+from xdub_platform.automation.footage import new_pairs, unmade_shards
+from xdub_platform.automation.jobs import PLANS, full_chain
+from xdub_platform.automation.sensors import look_for_footage, new_footage
+from xdub_platform.instance import open_instance
+from xdub_platform.platform import Platform, build_platform
+from xdub_platform.settings import load_settings
+
+HOURS = 0.01
+LONG_AGO = (1_000_000, 1_000_000)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    automation = {"rest_seconds": 60.0, "retrain_after_hours": HOURS}
+    return build_platform(load_settings(state_root=tmp_path, clips_per_shard=2, automation=automation))
+
+
+@pytest.fixture
+def instance(platform: Platform) -> Iterator[dg.DagsterInstance]:
+    with open_instance(platform.settings) as home:
+        yield home
+
+
+def drop(platform: Platform, *names: str, at_rest: bool = True) -> None:
+    platform.settings.incoming.mkdir(exist_ok=True)
+    for name in names:
+        video = platform.settings.incoming / f"{name}.mp4"
+        video.write_bytes(name.encode())
+        if at_rest:
+            os.utime(video, LONG_AGO)
+
+
+def commit(platform: Platform, name: str, **tables: list[dict[str, object]]) -> str:
+    folder = platform.settings.path("work", "new")
+    folder.mkdir(parents=True)
+    (folder / "data.txt").write_text(name, encoding="utf-8")
+    for table, rows in tables.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{table}.parquet")
+    return platform.store.put(name, folder).version
+
+
+def commit_pairs(platform: Platform, name: str, hours: float, passed: bool = True) -> str:
+    frames = round(hours * 3600 * platform.settings.media.fps)
+    rows: list[dict[str, object]] = [{"n_frames": frames, "accepted": True}, {"n_frames": 10**6, "accepted": False}]
+    version = commit(platform, name, manifest=rows)
+    platform.store.record(name, GATE, {"passed": passed, "failures": [] if passed else ["too few"]})
+    return version
+
+
+def look(platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    return look_for_footage(dg.build_sensor_context(instance, cursor=cursor), platform)
+
+
+def requested(result: dg.SensorResult) -> list[str | None]:
+    return [request.job_name for request in result.run_requests or ()]
+
+
+def test_files_at_rest_become_shards_one_run_and_partitions(platform: Platform, instance: dg.DagsterInstance) -> None:
+    drop(platform, "a", "b", "c")
+    drop(platform, "d", at_rest=False)
+    result = look(platform, instance)
+    (request,) = result.run_requests or ()
+    assert request.job_name == "take_in_footage"
+    assert request.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00000", "shard-00001"]
+    (partitions,) = result.dynamic_partitions_requests or ()
+    assert list(partitions.partition_keys) == ["shard-00000", "shard-00001"]
+    assert json.loads(str(result.cursor)) == {"shard": 1}
+    again = look(platform, instance, result.cursor)
+    assert requested(again) == []
+    assert "0 new shards" in str(again.skip_reason)
+
+
+def test_a_video_waits_for_its_sidecar(platform: Platform, instance: dg.DagsterInstance) -> None:
+    drop(platform, "a")
+    (platform.settings.incoming / "a.json").write_text("{}", encoding="utf-8")
+    assert requested(look(platform, instance)) == []
+    os.utime(platform.settings.incoming / "a.json", LONG_AGO)
+    assert requested(look(platform, instance)) == ["take_in_footage"]
+
+
+def test_a_daemon_killed_before_it_asked_asks_again_with_the_same_key(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    first_cursor = look(platform, instance).cursor
+    drop(platform, "a")
+    lost, again = look(platform, instance, first_cursor), look(platform, instance, first_cursor)
+    keys = [request.run_key for result in (lost, again) for request in result.run_requests or ()]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert platform.ledger.shards() == ["shard-00000"]
+
+
+def test_switched_on_it_starts_with_what_nobody_made(platform: Platform, instance: dg.DagsterInstance) -> None:
+    drop(platform, "a", "b", "c")
+    platform.ledger.take(platform.settings.incoming, 2)
+    commit(platform, "clips/shard-00000")
+    assert unmade_shards(platform) == ["shard-00001"]
+    (request,) = look(platform, instance).run_requests or ()
+    assert request.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00001"]
+
+
+def test_enough_accepted_hours_start_one_retrain(platform: Platform, instance: dg.DagsterInstance) -> None:
+    commit_pairs(platform, "companion_pairs/shard-00000/generated", HOURS * 0.6)
+    commit_pairs(platform, "companion_pairs/shard-00000/rendered", 1.0, passed=False)
+    assert requested(look(platform, instance)) == []
+    commit_pairs(platform, "companion_pairs/shard-00001/generated", HOURS * 0.6)
+    first, second = look(platform, instance), look(platform, instance)
+    assert requested(first) == ["retrain"]
+    keys = {request.run_key for result in (first, second) for request in result.run_requests or ()}
+    assert len(keys) == 1
+    commit_pairs(platform, "companion_pairs/shard-00002/generated", HOURS * 0.6)
+    (later,) = look(platform, instance).run_requests or ()
+    assert later.run_key not in keys
+
+
+def test_pairs_that_the_editor_knows_do_not_count(platform: Platform) -> None:
+    name = "companion_pairs/shard-00000/generated"
+    version = commit_pairs(platform, name, HOURS)
+    commit(platform, "editor")
+    platform.store.record("editor", INPUTS, {"datasets": {name: version}})
+    assert new_pairs(platform).hours == 0
+    commit_pairs(platform, name, HOURS * 2)
+    assert new_pairs(platform).hours == pytest.approx(HOURS * 2, rel=0.01)
+
+
+def test_a_retrain_waits_for_the_planner_at_work(platform: Platform, instance: dg.DagsterInstance) -> None:
+    commit_pairs(platform, "companion_pairs/shard-00000/generated", HOURS)
+    run = instance.create_run_for_job(full_chain, tags=PLANS)
+    waiting = look(platform, instance)
+    assert requested(waiting) == []
+    assert "a run is at work" in str(waiting.skip_reason)
+    instance.report_run_canceled(run)
+    assert requested(look(platform, instance)) == ["retrain"]
+
+
+def test_it_is_off_until_somebody_or_a_setting_switches_it_on(platform: Platform, tmp_path: Path) -> None:
+    assert new_footage(platform.settings).default_status is dg.DefaultSensorStatus.STOPPED
+    running = load_settings(state_root=tmp_path, automation={"running": True})
+    assert new_footage(running).default_status is dg.DefaultSensorStatus.RUNNING
