@@ -346,6 +346,7 @@ class JobQueue:
                 "result_bytes": result_bytes,
                 "finished": _now(connection),
                 "lease_until": None,
+                **({"done": _jobs.c.total} if state == State.DONE else {}),
             }
             return bool(connection.execute(_jobs.update().where(_held(job)).values(ended)).rowcount)
 
