@@ -89,7 +89,7 @@ class KubernetesSettings(Config):
             "texture_expert": 1,
             "benchmark_scores": 1,
         },
-        description="Accelerators of the pod that makes an asset; none for those not named.",
+        description="Accelerators of the pod that makes an asset; 0 takes a default away.",
     )
     cpu: str = Field("4", description="CPUs that a step's pod asks for.")
     memory: str = Field("32Gi", description="Memory that a step's pod asks for and may not exceed.")
