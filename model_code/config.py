@@ -69,10 +69,13 @@ class TransformerConfig(Config):
     freq_dim: int = 128
     in_channels: int = 160
     context_channels: int = Field(
-        0, description="Extra input channels (the generator's masked video); 0 in the editor."
+        0, description="Extra input channels: what is known of the target's own frames (the masked video)."
     )
     out_channels: int = 160
-    patch_size: tuple[int, int, int] = (1, 2, 2)
+    patch_size: tuple[int, int, int] = Field(
+        (1, 1, 1),
+        json_schema_extra=deviation("(1, 2, 2)", "a token of 4 x 160 numbers does not pass through a width of 192"),
+    )
     text_dim: int | None = Field(
         None,
         description="Width of the text features; None leaves the text cross-attention out.",
@@ -85,8 +88,11 @@ class TransformerConfig(Config):
     audio_layers: int = 2
     residual: bool = Field(
         True,
-        description="Prediction = what is known of the same frames (masked video, companion) + head output; x only.",
-        json_schema_extra=deviation("the head's output alone", "a narrow model would spend its steps on copying"),
+        description="Prediction = what is known of the same frames (masked video, companion) + head output; x only. "
+        "The editor keeps the generator's context channels: its companion comes through them and as tokens.",
+        json_schema_extra=deviation(
+            "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
+        ),
     )
 
 
@@ -149,9 +155,25 @@ class PhaseConfig(Config):
         "cosine", description="Learning rate after the warm-up; cosine ends at a tenth."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
-    token_context: float = Field(0.35, description="Base: share of steps whose masked video comes as reference tokens.")
+    token_context: float = Field(
+        0.35, description="Base: share of steps that mend a companion with another moment's mouth, as the editor will."
+    )
     clip_frames: int = Field(
         25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length")
+    )
+    cells: int | None = Field(
+        None,
+        description="Side in latent cells of the spatial windows that are trained on, laid over the lower face.",
+        json_schema_extra=deviation("whole crops", "half of the tokens, all of the mouth: more steps in the same time"),
+    )
+    short_frames: int = Field(13, description="Pixel frames of a window where `cells` is set.")
+    whole_from: float = Field(
+        1.0, description="Share of the steps after which windows are whole crops of `clip_frames` frames."
+    )
+    pixel_weighting: bool = Field(
+        True,
+        description="Weigh an error in a latent channel by what it is worth in pixels.",
+        json_schema_extra=deviation("every channel alike", "principal components: the first 16 of 160 hold 95 %"),
     )
     motion_frames: int = Field(5, description="Clean pixel frames at a window's start; 5 frames are 2 latent frames.")
     motion_drop: float = Field(0.5, description="Probability of training without motion frames.")
@@ -231,9 +253,12 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=3000,
-        batch_size=8,
-        learning_rate=8e-4,
+        steps=5400,
+        batch_size=4,
+        learning_rate=1e-3,
+        warmup_steps=50,
+        cells=8,
+        whole_from=0.92,
         shift=3.0,
         ema_decay=0.998,
         checkpoint_every=250,

@@ -29,6 +29,10 @@ class LatentCodec(Protocol):
     temporal_factor: int
     latent_channels: int
 
+    @property
+    def pixel_weights(self) -> Tensor:
+        """(C,) what a squared error in each latent channel weighs in pixels; the error of unit latents adds up to C."""
+
     def encode(self, video: Tensor) -> Tensor:
         """Maps (B,3,T,H,W) in [-1,1], T = 1+4n, to latents (B,C,1+n,h,w) of about unit variance."""
 
@@ -134,6 +138,13 @@ class BlockCodec(SavedModule[BlockCodecConfig]):
         """(C,) what principal components are divided by to give latents of unit overall variance."""
         return self.deviation**self.config.whitening * self.gain
 
+    @property
+    def pixel_weights(self) -> Tensor:
+        """(C,) squares of `scale`: the basis is orthonormal; their mean over the latents' own variance is 1."""
+        energy = self.scale.square()
+        variance = (self.deviation / self.scale).square()
+        return energy * (variance.mean() / (energy * variance).mean())
+
     @torch.no_grad()
     def fit(self, blocks: Tensor) -> None:
         """Fits the linear transform.
@@ -216,6 +227,11 @@ class WanCodec(nn.Module):
         shape = (1, -1, 1, 1, 1)
         self.register_buffer("mean", torch.tensor(vae.config.latents_mean).reshape(shape), persistent=False)
         self.register_buffer("deviation", torch.tensor(vae.config.latents_std).reshape(shape), persistent=False)
+
+    @property
+    def pixel_weights(self) -> Tensor:
+        """(C,) ones: a learned autoencoder's normalised channels count alike."""
+        return torch.ones(self.latent_channels, device=self.mean.device)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
     The target's tokens stand at their time and place; reference token (i,j,k) at the same time and shifted space
     (j+h, k+w) (paper, section 3). A generator has `context_channels` > 0: its target input is channel-wise
     [masked video, noisy target], its reference [0, reference]; `generator_to_editor` slices the context away.
+    With `residual` the context is added to the output, which then means clean latents.
 
     Args: as in `model_code.config.TransformerConfig`.
     """
@@ -122,6 +123,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         residual: bool = False,
     ) -> None:
         super().__init__()
+        if residual and context_channels not in (0, out_channels):
+            raise InputError(
+                f"residual with {context_channels} context and {out_channels} output channels",
+                "what is known must have the output's channels",
+            )
         if dim % num_heads or (dim // num_heads) % 2:
             raise InputError(f"width {dim} with {num_heads} heads", "a head's width must be whole and even")
         if patch_size[0] != 1:
@@ -184,6 +190,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         reference: Tensor,
         audio: Tensor | None,
         text: Tensor | None = None,
+        place: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
         """The raw prediction: velocity or clean latents, as the model was trained.
 
@@ -193,6 +200,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             reference: (B,C,Fr,h,w) clean reference latents; Fr = F for an editor, 1 for the generator's frame.
             audio: (B,F,window,audio_dim) features; zeros for unconditional; None leaves audio attention out.
             text: (B,words,text_dim) or None.
+            place: (top, left, rows, columns): where the latents lie in a larger grid of cells, and its size; None if
+                they are the whole.
 
         Returns:
             (B,C,F,h,w).
@@ -211,9 +220,12 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
 
         head_dim = self.config["dim"] // self.config["num_heads"]
         rows, columns = height // size, width // size
+        top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
         tables = (
-            rotary_table(head_dim, (reference_frames, rows, columns), (rows, columns), x.device),
-            rotary_table(head_dim, (frames, rows, columns), (0, 0), x.device),
+            rotary_table(
+                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device
+            ),
+            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device),
         )
         rotary = (torch.cat([tables[0][0], tables[1][0]]), torch.cat([tables[0][1], tables[1][1]]))
         sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))
@@ -224,34 +236,23 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             else:
                 x = block(x, time, rotary, sound, words, reference_frames)
         output = self._unpatch(self.head(x[:, reference_frames:], embedded[:, reference_frames:]), height, width)
-        return output + self._known(latents, reference) if self.config["residual"] else output
-
-    def _known(self, latents: Tensor, reference: Tensor) -> Tensor:
-        """What is known of the target's own frames: the masked video, and a reference that stands at the same times."""
-        known = latents.new_zeros(())
-        if self.config["context_channels"]:
-            known = known + latents[:, : self.config["context_channels"]]
-        if reference.shape[2] == latents.shape[2]:
-            known = known + reference
-        return known
+        return output + latents[:, :context] if self.config["residual"] and context else output
 
 
 def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:
-    """An editor with the generator's weights; its extra input channels (the masked video) are sliced away.
+    """An editor with the generator's weights.
+
+    Its extra input channels (the masked video) are sliced away, as in the paper. With `residual` they stay, and the
+    companion comes through them too.
 
     Args:
         generator: The trained generator.
-
-    With `residual`, the head starts at zero: the editor begins as a copy of its reference.
     """
     config = dict(generator.config)
-    context = config["context_channels"]
+    context = 0 if config["residual"] else config["context_channels"]
     fields = {name: config[name] for name in TransformerConfig.model_fields}
-    editor = DubbingTransformer(**{**fields, "context_channels": 0})
+    editor = DubbingTransformer(**{**fields, "context_channels": config["context_channels"] - context})
     state = dict(generator.state_dict())
     state["patch_embedding.weight"] = state["patch_embedding.weight"][:, context:]
-    if config["residual"]:
-        state["head.head.weight"] = torch.zeros_like(state["head.head.weight"])
-        state["head.head.bias"] = torch.zeros_like(state["head.head.bias"])
     editor.load_state_dict(state)
     return editor

@@ -85,10 +85,11 @@ class DubbingPipelineModel:
     def __init__(
         self, config: DubberConfig, codec: LatentCodec, audio_encoder: AudioEncoder, transformer: DubbingTransformer
     ) -> None:
-        if (config.mode == "generator") != (transformer.config["context_channels"] > 0):
+        channels, residual = transformer.config["context_channels"], transformer.config["residual"]
+        if config.mode == "generator" and not channels or config.mode == "editor" and channels and not residual:
             raise InputError(
-                f"a transformer with {transformer.config['context_channels']} context channels as {config.mode}",
-                "a generator has context channels, an editor none",
+                f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
+                "a generator has context channels, an editor has them only if it is residual",
             )
         self.config, self.codec, self.audio_encoder = config, codec, audio_encoder
         self.transformer = transformer.eval()
@@ -177,7 +178,8 @@ class DubbingPipelineModel:
         length = latent_length(config.window_frames)
         frames = [_part(item.frames, start, config.window_frames) for item in items]
         if config.mode == "editor":
-            reference, context = self._encode(frames), None
+            reference = self._encode(frames)
+            context = reference if self.transformer.config["context_channels"] else None
         else:
             middle = config.window_frames // 2
             reference = self._encode([part[middle : middle + 1] for part in frames])

@@ -34,6 +34,8 @@ _SIDE = [
     (-0.61, 1.78, -0.52), (-0.42, 1.97, -0.34), (-0.55, 0.30, 0.08), (-0.30, 1.38, 0.18), (-0.45, 1.12, 0.05),
 ]  # fmt: skip
 _MIDDLE = [(0.0, 2.03, -0.15), (0.0, 0.30, 0.40), (0.0, 0.60, 0.62), (0.0, 1.05, 0.34), (0.0, 1.35, 0.30)]
+#: Landmarks that speech hardly moves.
+STABLE_LANDMARKS = list(_STABLE)
 _OUTLINE: F32 = np.array(_SIDE + [(-x, y, z) for x, y, z in _SIDE] + _MIDDLE, np.float32)
 
 
@@ -48,11 +50,10 @@ def face_outline(landmarks: F32) -> list[F32]:
     Returns:
         T convex polygons (n, 2).
     """
-    places = list(_STABLE)
-    canonical = np.array([_STABLE[i][:3] for i in places], np.float64)
-    weights = np.sqrt(np.array([_STABLE[i][3] for i in places], np.float64))
-    design = np.concatenate([canonical, np.ones((len(places), 1))], 1) * weights[:, None]
-    cameras = np.linalg.pinv(design)[None] @ (landmarks[:, places] * weights[None, :, None])  # (T, 4, 2)
+    canonical = np.array([_STABLE[i][:3] for i in STABLE_LANDMARKS], np.float64)
+    weights = np.sqrt(np.array([_STABLE[i][3] for i in STABLE_LANDMARKS], np.float64))
+    design = np.concatenate([canonical, np.ones((len(STABLE_LANDMARKS), 1))], 1) * weights[:, None]
+    cameras = np.linalg.pinv(design)[None] @ (landmarks[:, STABLE_LANDMARKS] * weights[None, :, None])  # (T, 4, 2)
     shape = np.concatenate([_OUTLINE, np.ones((len(_OUTLINE), 1), np.float32)], 1)
     return [cv2.convexHull((shape @ camera).astype(np.float32))[:, 0] for camera in cameras]
 

@@ -182,6 +182,7 @@ class Batch:
 
     Shapes: target, masked, companion (B, C, F, h, w); reference (B, C, R, h, w); face, lip
     (B, 1, F, h, w); audio (B, F, window, D); features (B, 2T, D), the 50 Hz features of the window's T frames.
+    place is (top, left, rows, columns) in the whole crop's grid of latent cells, None for whole crops.
     """
 
     clip_ids: tuple[str, ...]
@@ -193,6 +194,20 @@ class Batch:
     features: Tensor
     masked: Tensor | None = None
     companion: Tensor | None = None
+    place: tuple[int, int, int, int] | None = None
+
+    def cut(self, side: int, rng: np.random.Generator) -> Batch:
+        """The same batch with `side` x `side` latent cells of the lower middle of the crops, where faces have mouths."""
+        rows, columns = self.target.shape[-2:]
+        top = int(rng.integers((rows - side) // 2, rows - side + 1))
+        margin = (columns - side) // 4
+        left = int(rng.integers(margin, columns - side - margin + 1))
+        spatial = ("target", "masked", "companion", "reference", "face", "lip")
+        values = dict(vars(self))
+        for name in spatial:
+            if values[name] is not None:
+                values[name] = values[name][..., top : top + side, left : left + side]
+        return Batch(**{**values, "place": (top, left, rows, columns)})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
@@ -223,31 +238,38 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def batch(self, seed: int, step: int, size: int, reference_frames: int = 1) -> Batch:
+    def batch(
+        self, seed: int, step: int, size: int, reference_frames: int = 1, frames: int | None = None
+    ) -> Batch:
         """The batch of one step.
 
         Clips come in epochs, each a permutation of the whole set. The reference is `reference_frames`
-        latent frames of another segment of the same clip (first one a single frame).
+        latent frames of another segment of the same clip (first one a single frame); `frames` asks for windows
+        shorter than the set's.
         """
         rng = rng_for("batch", seed, step)
+        count = frames or self.window_frames
         windows = []
         for position in range(step * size, (step + 1) * size):
             epoch, place = divmod(position, len(self.clips))
             order = rng_for("epoch", seed, epoch).permutation(len(self.clips))
-            windows.append(self._window(self.clips[int(order[place])], rng, reference_frames))
+            windows.append(self._window(self.clips[int(order[place])], rng, reference_frames, count))
         return self._collate(windows)
 
-    def _window(self, clip: EncodedClip, rng: np.random.Generator, reference_frames: int) -> dict[str, Tensor]:
-        start = int(rng.integers(0, clip.n_blocks - self.length + 2))
-        values = {name: track.window(start, self.length).float() for name, track in clip.tracks.items()}
+    def _window(
+        self, clip: EncodedClip, rng: np.random.Generator, reference_frames: int, frames: int
+    ) -> dict[str, Tensor]:
+        length = latent_length(frames)
+        start = int(rng.integers(0, clip.n_blocks - length + 2))
+        values = {name: track.window(start, length).float() for name, track in clip.tracks.items()}
         values["audio"] = audio_windows(
-            clip.audio.float(), self.length, self.audio_window, start_frame=TEMPORAL * start
+            clip.audio.float(), length, self.audio_window, start_frame=TEMPORAL * start
         ).float()
         last = clip.n_blocks - reference_frames + 1
-        outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + self.length]
+        outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + length]
         choices = outside or list(range(last + 1))
         values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames).float()
-        first, count = 2 * TEMPORAL * start, 2 * self.window_frames
+        first, count = 2 * TEMPORAL * start, 2 * frames
         places = torch.arange(first, first + count).clamp_max(len(clip.audio) - 1)
         values["features"] = clip.audio[places].float()
         values["_id"] = clip.clip_id  # type: ignore[assignment]

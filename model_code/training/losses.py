@@ -25,6 +25,7 @@ def velocity_loss(
     learned: Tensor,
     prediction: Prediction,
     weight_max: float,
+    channel_weights: Tensor | None = None,
 ) -> Tensor:
     """Weighted squared error of the velocity, per sample.
 
@@ -36,6 +37,7 @@ def velocity_loss(
         learned: (B, F) 1 for frames that are learned, 0 for clean motion frames.
         prediction: `x` (the output means z0) or `v`.
         weight_max: Cap of the 1/t^2 by which an error of z0 weighs in v.
+        channel_weights: (C,) weights of the latent channels; None counts them alike.
 
     Returns:
         (B,) losses.
@@ -45,6 +47,8 @@ def velocity_loss(
     else:
         scale = t.clamp_min(1e-4).pow(-2).clamp_max(weight_max)
         error = (raw.float() - clean).square() * scale[:, None, None, None, None]
+    if channel_weights is not None:
+        error = error * channel_weights[:, None, None, None]
     mask = learned[:, None, :, None, None]
     total = (error * weights * mask).flatten(1).sum(1)
     return total / (mask.flatten(1).sum(1) * error.shape[1] * error.shape[3] * error.shape[4])

@@ -11,7 +11,8 @@ texture    LoRA on the editor, shift 0.2, sound off half of the time, and only t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,12 @@ class Critics:
     perceptual: FrameCritic | None = None
 
 
+def takes_context(model: nn.Module) -> bool:
+    """Whether the transformer has context channels."""
+    config: Any = model.config
+    return bool(config["context_channels"])
+
+
 def noise_like(clean: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian noise from the CPU `generator`; elsewhere from the device's own, seeded by it."""
     if clean.device.type == "cpu":
@@ -93,21 +100,33 @@ class Phase:
     config: PhaseConfig
     flow: FlowConfig
     critics: Critics = field(default_factory=Critics)
-    uses_context: ClassVar[bool] = False
 
     def draw(self, data: TrainingSet, step: int) -> Batch:
-        """The batch of a step."""
-        return data.batch(self.config.seed, step, self.config.batch_size)
+        """The batch of a step: whole windows, or the lower face of short ones where `cells` is set."""
+        config = self.config
+        if config.cells is None or step >= config.whole_from * config.steps:
+            return data.batch(config.seed, step, config.batch_size)
+        batch = data.batch(config.seed, step, config.batch_size, frames=config.short_frames)
+        return batch.cut(config.cells, rng_for("cells", config.seed, step))
+
+    @cached_property
+    def channel_weights(self) -> Tensor | None:
+        """(C,) weights of the latent channels, or None."""
+        if not self.config.pixel_weighting:
+            return None
+        if self.critics.codec is None:
+            raise ValueError("pixel_weighting needs a codec")
+        return self.critics.codec.pixel_weights
 
     def reference(self, batch: Batch) -> Tensor:
         """Reference latents (B, C, R, h, w)."""
         return batch.reference
 
     def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Extra input channels (B, C, F, h, w), or None."""
+        """What is known of the target's own frames (B, C, F, h, w), for models with context channels."""
         return None
 
-    def inputs(self, batch: Batch, generator: torch.Generator) -> ModelInputs:
+    def inputs(self, batch: Batch, generator: torch.Generator, *, with_context: bool) -> ModelInputs:
         """Noise, motion frames and drops; every random number comes from `generator` (CPU)."""
         config, device = self.config, batch.target.device
         count, frames = batch.target.shape[0], batch.target.shape[2]
@@ -121,7 +140,7 @@ class Phase:
         learned[:, :motion] = (~has_motion).float()[:, None]
         timestep = t[:, None] * learned
         noisy = add_noise(batch.target, noise, timestep)
-        context = self.context(batch, generator)
+        context = self.context(batch, generator) if with_context else None
         reference = self.reference(batch) * (~no_reference).float()[:, None, None, None, None]
         audio: Tensor | None = batch.audio * (~no_audio).float()[:, None, None, None]
         return ModelInputs(
@@ -137,8 +156,8 @@ class Phase:
 
     def training_step(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StepResult:
         """One forward pass and its losses."""
-        inputs = self.inputs(batch, generator)
-        raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio)
+        inputs = self.inputs(batch, generator, with_context=takes_context(model))
+        raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, place=batch.place)
         weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
         per_sample = velocity_loss(
             raw,
@@ -149,6 +168,7 @@ class Phase:
             inputs.learned,
             self.flow.prediction,
             self.flow.velocity_weight_max,
+            self.channel_weights,
         )
         parts = {"flow": per_sample.mean(), **self.pixel_losses(raw, batch, inputs)}
         weight = {
@@ -176,8 +196,6 @@ class Phase:
 class GeneratorPhase(Phase):
     """[z_mask, z_tgt] with one reference frame of another segment and V's own sound."""
 
-    uses_context = True
-
     def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Latents of the video with the face painted grey."""
         assert batch.masked is not None, "the generator trains on clips encoded with masked=True"
@@ -185,22 +203,22 @@ class GeneratorPhase(Phase):
 
 
 class BasePhase(GeneratorPhase):
-    """Video completion: what is kept of the video comes through the channels, or as reference tokens.
+    """Two ways to mend a video: fill a masked face from one reference frame, or undo another moment's mouth.
 
-    Half of the steps are the generator's task; in the others the masked video stands in the reference's place
-    at the same time, so that the tokens that the editor will read are known before it sees its first pair.
+    The first is the generator's task. In the second a `shifted_companion` of the clip stands where the editor's
+    companion will, so that a reference whose mouth is not to be copied is known before the first pair.
     """
 
     def through_tokens(self, step: int) -> bool:
-        """Whether this step's context arrives as reference tokens."""
+        """Whether this step mends a companion."""
         return bool(rng_for("context", self.config.seed, step).random() < self.config.token_context)
 
     def draw(self, data: TrainingSet, step: int) -> Batch:
-        """The generator's batch, or one whose reference is its own masked video and whose channels are empty."""
+        """The generator's batch, or one whose context and reference are the shifted companion."""
         batch = super().draw(data, step)
         if self.through_tokens(step):
-            assert batch.masked is not None, "the base trains on clips encoded with masked=True"
-            batch.reference, batch.masked = batch.masked, torch.zeros_like(batch.masked)
+            assert batch.companion is not None, "the base trains on clips encoded with a companion"
+            batch.reference = batch.masked = batch.companion
         return batch
 
 
@@ -210,6 +228,10 @@ class EditorPhase(Phase):
     def reference(self, batch: Batch) -> Tensor:
         """The companion's window at the same time."""
         assert batch.companion is not None, "the editor trains on pairs"
+        return batch.companion
+
+    def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """The companion once more, for an editor that kept the generator's context channels."""
         return batch.companion
 
 
@@ -233,9 +255,9 @@ class TexturePhase(EditorPhase):
     and lets the audio cross-attention be skipped.
     """
 
-    def inputs(self, batch: Batch, generator: torch.Generator) -> ModelInputs:
+    def inputs(self, batch: Batch, generator: torch.Generator, *, with_context: bool) -> ModelInputs:
         """As the editor's, without sound in silent steps."""
-        inputs = super().inputs(batch, generator)
+        inputs = super().inputs(batch, generator, with_context=with_context)
         if float(torch.rand((), generator=generator)) < self.config.silence_probability:
             inputs.audio = None
         return inputs
@@ -270,4 +292,6 @@ def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = 
     """The strategy that `config.phase` names."""
     if config.pixel_latent_frames * TEMPORAL - 3 > config.clip_frames:
         raise ValueError(f"pixel_latent_frames {config.pixel_latent_frames} exceeds clip_frames {config.clip_frames}")
+    if config.cells is not None and (config.sync_weight or config.identity_weight or config.perceptual_weight):
+        raise ValueError("pixel losses look at whole faces: leave cells unset")
     return PHASES[config.phase](config, flow, critics or Critics())

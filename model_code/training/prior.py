@@ -18,11 +18,12 @@ from model_code.backbones.codec import LatentCodec
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
 from model_code.media.sample import ClipSample
-from model_code.seeding import seed_for
+from model_code.pairs.shifted import shifted_companion
+from model_code.seeding import rng_for, seed_for
 from model_code.training.checkpoint import write_json
-from model_code.training.data import ClipEncoder, TrainingSet, encode_clips
+from model_code.training.data import ClipEncoder, TrainingSet
 from model_code.training.loop import Progress, Trainer
-from model_code.training.phases import Phase, make_phase
+from model_code.training.phases import Critics, Phase, make_phase
 
 HELD_OUT = 24
 """Every 24th clip is kept for the card's scores."""
@@ -67,10 +68,10 @@ def train_prior(
     target = torch.device(device)
     codec.to(target)  # type: ignore[attr-defined]
     encoder = ClipEncoder(codec, audio_encoder, work_dir / "latents" if work_dir else None, target)
-    encoded = encode_clips(clips, encoder)
+    encoded = [encoder.encode(clip, shifted_companion(clip, rng_for("shifted", 0, clip.clip_id))) for clip in clips]
     train = TrainingSet([c for i, c in enumerate(encoded) if i % HELD_OUT], phase.clip_frames, shape.audio_window)
     held = TrainingSet(encoded[::HELD_OUT], phase.clip_frames, shape.audio_window)
-    strategy = make_phase(phase, flow)
+    strategy = make_phase(phase, flow, Critics(codec))
     folder = work_dir / "checkpoints" if work_dir else None
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
     scores = {

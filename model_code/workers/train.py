@@ -35,7 +35,7 @@ from model_code.training.checkpoint import remove_checkpoints, write_json
 from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, encode_clips, to_frames
 from model_code.training.loop import Trainer
 from model_code.training.losses import video_distance
-from model_code.training.phases import Critics, Phase, make_phase
+from model_code.training.phases import Critics, Phase, make_phase, takes_context
 from model_code.workers.clips import training_clips
 from model_code.workers.pictures import contact_sheet, loss_curves
 from model_code.workers.run import Progress, WorkerConfig, main
@@ -130,9 +130,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
         raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
     model = load_transformer(config.init / "transformer")
     if name == "editor":
-        if model.config["context_channels"]:
-            model = generator_to_editor(model)
-        return model.train()
+        return generator_to_editor(model).train()
     if config.phase.lora is None:
         raise InputError(f"the {name} phase has no lora", "give rank, alpha and targets")
     model.requires_grad_(False)
@@ -181,7 +179,7 @@ def samples(model: DubbingTransformer, phase: Phase, data: TrainingSet) -> list[
     batch = data.batch(seed_for("samples"), 0, SAMPLES).to(device)
     generator = torch.Generator().manual_seed(seed_for("samples", phase.config.phase))
     noise = torch.randn(batch.target.shape, generator=generator).to(device)
-    context = phase.context(batch, generator)
+    context = phase.context(batch, generator) if takes_context(model) else None
     made = sample(
         model,
         noise,

@@ -15,7 +15,7 @@ from model_code.training.phases import make_phase
 
 SHAPE = TransformerConfig(
     dim=24, num_layers=1, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=6, out_channels=6, context_channels=6,
-    audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False,
+    audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False, patch_size=(1, 2, 2),
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def clips(count: int = 4, scale: float = 1.0) -> list[EncodedClip]:
 
 
 def trainer(folder: Path | None, scale: float = 1.0, **changes: object) -> Trainer:
-    config = PhaseConfig(phase="generator", steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2).model_copy(
+    config = PhaseConfig(phase="generator", pixel_weighting=False, steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2).model_copy(
         update=changes
     )
     torch.manual_seed(0)

@@ -17,7 +17,18 @@ C, F, S = 4, 7, 4
 class Recorder(nn.Module):
     """Predicts half of the noisy target and remembers what it was given."""
 
-    def forward(self, latents: Tensor, timestep: Tensor, reference: Tensor, audio: Tensor | None) -> Tensor:
+    def __init__(self, context_channels: int = 0) -> None:
+        super().__init__()
+        self.config = {"context_channels": context_channels}
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        reference: Tensor,
+        audio: Tensor | None,
+        place: tuple[int, int, int, int] | None = None,
+    ) -> Tensor:
         self.latents, self.timestep, self.reference, self.audio = latents, timestep, reference, audio
         return 0.5 * latents[:, -C:]
 
@@ -26,6 +37,7 @@ class Decoder(nn.Module):
     """Takes latents' first channels for pixels."""
 
     latent_channels, spatial_factor, temporal_factor = C, 1, 4
+    pixel_weights = torch.ones(C)
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents[:, :3].repeat_interleave(4, dim=2)[:, :, 3:]
@@ -85,7 +97,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
     config = TransformerConfig(
         dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
         context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
-        residual=False,
+        residual=False, patch_size=(1, 2, 2),
     )  # fmt: skip
     model = DubbingTransformer.build(config)
     draw = generator(5)
@@ -98,12 +110,12 @@ def transformer(context_channels: int) -> DubbingTransformer:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_losses(name: str) -> None:
     strategy = phase(name, **CHANGES.get(name, {}))
-    result = strategy.training_step(transformer(C if strategy.uses_context else 0), batch(), generator())
+    result = strategy.training_step(transformer(C if name in ("base", "generator") else 0), batch(), generator())
     assert float(result.loss) == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
 def test_the_generator_sees_masked_video_before_the_noisy_target() -> None:
-    model, data = Recorder(), batch()
+    model, data = Recorder(C), batch()
     phase("generator").training_step(model, data, generator())
     assert model.latents.shape == (4, 2 * C, F, S, S)
     assert torch.equal(model.latents[:, :C], data.masked)
@@ -120,7 +132,7 @@ def test_the_editor_sees_the_companion_at_the_same_time() -> None:
 def test_motion_frames_are_clean_and_not_learned() -> None:
     model, data = Recorder(), batch()
     strategy = phase("editor", motion_drop=0.0, audio_drop=0.0)
-    inputs = strategy.inputs(data, generator())
+    inputs = strategy.inputs(data, generator(), with_context=False)
     assert (inputs.timestep[:, :2] == 0).all()
     assert torch.equal(inputs.latents[:, :, :2], data.target[:, :, :2])
     first = strategy.training_step(model, data, generator()).per_sample
@@ -131,7 +143,7 @@ def test_motion_frames_are_clean_and_not_learned() -> None:
 
 def test_motion_frames_are_dropped_half_of_the_time() -> None:
     strategy, data = phase("editor"), batch()
-    dropped = torch.cat([strategy.inputs(data, generator(seed)).learned[:, 0] for seed in range(100)])
+    dropped = torch.cat([strategy.inputs(data, generator(seed), with_context=False).learned[:, 0] for seed in range(100)])
     assert 0.4 < float(dropped.mean()) < 0.6
 
 
@@ -155,22 +167,68 @@ def test_texture_losses_are_on_silent_steps_only() -> None:
 
 def test_the_lip_phase_needs_a_syncnet() -> None:
     strategy = phase("lip", **CHANGES["lip"])
-    strategy.critics = Critics()
+    strategy.critics.sync = None
     with pytest.raises(ValueError, match="SyncNet"):
         strategy.training_step(Recorder(), batch(), generator())
 
 
-def test_the_base_reads_the_masked_video_through_channels_or_tokens() -> None:
+def test_the_base_fills_a_mask_or_mends_a_companion() -> None:
     base = phase("base")
 
     class Data:
-        def batch(self, *_: object) -> Batch:
+        def batch(self, *_: object, **__: object) -> Batch:
             return batch()
 
     drawn = [base.draw(Data(), step) for step in range(40)]  # type: ignore[arg-type]
-    through_tokens = [each for each in drawn if each.reference.shape[2] == F]
-    assert 8 < len(through_tokens) < 32
-    assert all(each.masked is not None and not each.masked.any() for each in through_tokens)
+    mended = [each for each in drawn if each.reference.shape[2] == F]
+    assert 6 < len(mended) < 24
+    assert all(each.masked is each.companion is each.reference for each in mended)
+
+
+def test_an_editor_with_context_channels_gets_the_companion_twice() -> None:
+    model, data = Recorder(C), batch()
+    phase("editor").training_step(model, data, generator())
+    assert data.companion is not None
+    assert torch.equal(model.latents[:, :C], data.companion)
+    assert torch.equal(model.reference, data.companion)
+
+
+def test_parts_of_the_lower_face_until_the_last_steps() -> None:
+    strategy = phase("generator", cells=2, short_frames=13, whole_from=0.5, steps=10)
+    asked = []
+
+    class Data:
+        def batch(self, seed: int, step: int, size: int, *, frames: int | None = None) -> Batch:
+            asked.append(frames)
+            return batch()
+
+    early, late = (strategy.draw(Data(), step) for step in (4, 5))  # type: ignore[arg-type]
+    assert asked == [13, None]
+    assert late.place is None
+    assert early.place is not None
+    top, left, rows, columns = early.place
+    assert (rows, columns) == (S, S)
+    assert torch.equal(early.target, batch().target[..., top : top + 2, left : left + 2])
+    assert early.lip.shape[-2:] == (2, 2)
+
+
+def test_losses_on_pixels_need_whole_faces() -> None:
+    with pytest.raises(ValueError, match="whole faces"):
+        phase("lip", cells=2, sync_weight=0.1)
+
+
+def test_channels_count_by_their_worth_in_pixels() -> None:
+    strategy, data = phase("editor", audio_drop=0.0), batch()
+    plain = strategy.training_step(Recorder(), data, generator()).per_sample
+    codec = strategy.critics.codec
+    assert codec is not None
+    codec.pixel_weights = torch.tensor([4.0, 0.0, 0.0, 0.0])  # type: ignore[misc]
+    del strategy.channel_weights
+    weighted = strategy.training_step(Recorder(), data, generator()).per_sample
+    assert not torch.allclose(plain, weighted)
+    data.target[:, 1:] += 3  # worth nothing
+    again = strategy.training_step(Recorder(), data, generator()).per_sample
+    torch.testing.assert_close(again, weighted)
 
 
 def test_velocity_loss_of_a_perfect_prediction_is_zero_and_of_a_wrong_one_weighted() -> None:
@@ -197,7 +255,7 @@ def test_x_and_v_agree_on_the_same_error() -> None:
 
 def test_pixel_losses_decode_the_clipped_estimate() -> None:
     strategy, data = phase("lip", **CHANGES["lip"], motion_drop=1.0), batch()
-    inputs = strategy.inputs(data, generator())
+    inputs = strategy.inputs(data, generator(), with_context=False)
     exact = strategy.decoded(data.target, data, inputs)
     assert exact.shape == (4, 3, 13, S, S)
     assert torch.allclose(exact, Decoder().decode(data.target[:, :, :4]), atol=1e-4)
