@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.clips import clips
 from assets.gates import accepted, committed
-from assets.generator import generator
+from assets.generator import REGISTERED, generator
 from assets.identity_encoder import identity_encoder
 from assets.produce import Gate, Metadata, Product, produce
 from assets.shards import manifest, manifest_table
@@ -16,6 +16,7 @@ from xdub_platform.base import base_digest
 from xdub_platform.partitions import is_heldout, pair_partitions, same_shard, split_pair_key
 from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult, pair_suite
+from xdub_platform.resources.store import Dataset
 from xdub_platform.settings import Settings
 
 VERSION = "1"
@@ -83,8 +84,18 @@ def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg
         },
         inputs=[clip_shard, *models.values()],
         gate=Gate(CHECK, lambda product: judge(platform, product)),
-        describe=lambda product: describe(product, platform.settings),
+        describe=lambda product: {
+            **describe(product, platform.settings),
+            "made_with": "renderer" if variant == "rendered" else registered_as(platform, models["generator"]),
+        },
     )
+
+
+def registered_as(platform: Platform, model: Dataset) -> str:
+    """The registered version of the generator that pairs are made with; their rows hold its hash."""
+    versions = platform.mlflow.versions(REGISTERED)
+    same = [number for number, tags in versions.items() if tags.get("dvc.version") == model.version]
+    return f"{REGISTERED} version {max(same)}" if same else model.version
 
 
 def judge(platform: Platform, product: Product) -> GateResult:

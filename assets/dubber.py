@@ -7,8 +7,9 @@ import dagster as dg
 from assets.editor import editor
 from assets.gates import committed
 from assets.lip_expert import lip_expert
-from assets.produce import produce
+from assets.produce import Metadata, Product, files_in, produce
 from assets.texture_expert import texture_expert
+from xdub_platform import pictures
 from xdub_platform.base import base_digest
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
@@ -49,4 +50,15 @@ def dubber(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
         },
         inputs=list(parts.values()),
         register=platform.settings.mlflow.model_name,
+        describe=describe,
     )
+
+
+def describe(product: Product) -> Metadata:
+    """What the model's folder holds."""
+    folder = product.dataset.path
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size / 1e6 for path in files_in(folder)}
+    return {
+        "files": pictures.table([{"file": name, "MB": megabytes} for name, megabytes in sizes.items()]),
+        "sizes": pictures.inline(pictures.bars(sizes, "MB"), "sizes of the model's files"),
+    }

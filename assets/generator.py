@@ -12,6 +12,7 @@ from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
 VERSION = "1"
+REGISTERED = "xdub-generator"
 
 
 def config(settings: Settings) -> dict[str, Any]:
@@ -39,5 +40,5 @@ def generator(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mater
         "train",
         training_inputs(platform, config(platform.settings), shards=shards),
         inputs=shards,
-        register="xdub-generator",
+        register=REGISTERED,
     )

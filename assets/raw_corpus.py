@@ -9,13 +9,14 @@ import dagster as dg
 
 from assets.produce import dataset_name, files_in, run_tags
 from xdub_platform import pictures
-from xdub_platform.automation.links import mlflow_link
+from xdub_platform.automation.links import file_link, mlflow_link
 from xdub_platform.incoming import IncomingFile, members_of
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
 VERSION = "1"
+SHOWN = 40
 
 
 def config(settings: Settings) -> dict[str, object]:
@@ -41,6 +42,8 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         platform.store.recover()
         dataset = platform.store.put(name, copied(settings, context.partition_key, files))
     rows = [sidecar_row(dataset.path / file.name) for file in files]
+    # Nothing has looked into these files yet, so that the picture does not either.
+    megabytes = {file.name: file.size / 1e6 for file in files[:SHOWN]}
     with platform.mlflow.run(name, tags=run_tags(context)) as run:
         run.metrics({"files": len(files), "bytes": dataset.size})
         run.tags({"dvc.version": dataset.version})
@@ -53,6 +56,8 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
             "bytes": dataset.size,
             "speakers": len({row["speaker"] for row in rows}),
             "sources": pictures.table(rows),
+            "sizes": pictures.inline(pictures.bars(megabytes, "MB"), "sizes of the videos"),
+            "report": file_link(settings.path("report", "index.html"), settings),
             "path": dg.MetadataValue.path(str(dataset.path)),
             "dvc_version": dataset.version,
             "mlflow_run": mlflow_run,

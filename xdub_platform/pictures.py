@@ -63,6 +63,17 @@ def histogram(values: Sequence[float], threshold: float, name: str) -> bytes:
     return _figure_png(figure)
 
 
+def bars(values: Mapping[str, float], label: str) -> bytes:
+    """A horizontal bar for each name as a PNG."""
+    figure, axes = _figure()
+    figure.set_figheight(max(1.2, 0.6 + 0.22 * len(values)))
+    axes.barh(list(values), list(values.values()))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel(label)
+    return _figure_png(figure)
+
+
 def table(rows: Sequence[Mapping[str, Any]], limit: int = 30) -> dg.TableMetadataValue | dg.TextMetadataValue:
     """Rows as a metadata table; columns are those of the first row."""
     if not rows:

@@ -1,4 +1,4 @@
-"""What Dagster loads, as a snapshot: assets, dependencies, partitions, checks."""
+"""What Dagster loads, as a snapshot: assets, dependencies, partitions, checks, jobs, schedule, sensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from xdub_platform.definitions import STAGES, build_definitions, code_version, stage_name
+from xdub_platform.instance import KIND_TAG, PLAN_KIND
 from xdub_platform.settings import Settings, load_settings
 
 # asset: (inputs, partitions, blocking checks, other checks)
@@ -56,9 +57,48 @@ def test_every_asset_is_described_owned_and_grouped(settings: Settings) -> None:
     for spec in build_definitions(settings).resolve_all_asset_specs():
         assert spec.description, spec.key
         assert spec.owners, spec.key
+        assert spec.tags, spec.key
         assert spec.kinds, spec.key
         assert spec.group_name != "default", spec.key
         assert spec.code_version, spec.key
+
+
+# job: whether it plans, and so runs alone
+JOBS = {
+    "fetch_footage": False,
+    "full_chain": True,
+    "promote": False,
+    "publish": False,
+    "rebase_generator": True,
+    "retrain": True,
+    "roll_back": False,
+    "take_in_footage": True,
+}
+SENSORS = {"failures_to_webhook": set(), "new_footage": {"fetch_footage", "retrain", "take_in_footage"}}
+OVERDUE_AFTER_A_WEEK = {"editor", "lip_expert", "texture_expert", "dubber", "benchmark_scores"}
+
+
+def test_jobs_schedule_and_sensors(settings: Settings) -> None:
+    repository = build_definitions(settings).get_repository_def()
+    jobs = {job.name: job.tags.get(KIND_TAG) == PLAN_KIND for job in repository.get_all_jobs()}
+    assert {name: plans for name, plans in jobs.items() if not name.startswith("__")} == JOBS
+    (schedule,) = repository.schedule_defs
+    assert (schedule.name, schedule.job_name, schedule.cron_schedule) == ("weekly_retrain", "retrain", "0 3 * * 0")
+    assert {sensor.name: {job.job_name for job in sensor.targets} for sensor in repository.sensor_defs} == SENSORS
+    assert all(job.description for job in repository.get_all_jobs() if not job.name.startswith("__"))
+
+
+def test_nothing_starts_by_itself_until_a_setting_says_so(settings: Settings) -> None:
+    for running in (False, True):
+        chosen = load_settings(state_root=settings.state_root, automation={"running": running})
+        repository = build_definitions(chosen).get_repository_def()
+        statuses = {each.default_status.value for each in (*repository.schedule_defs, *repository.sensor_defs)}
+        assert statuses == {"RUNNING" if running else "STOPPED"}
+
+
+def test_what_the_weekly_retrain_makes_has_a_freshness_policy(settings: Settings) -> None:
+    specs = build_definitions(settings).resolve_all_asset_specs()
+    assert {spec.key.to_user_string() for spec in specs if spec.freshness_policy} == OVERDUE_AFTER_A_WEEK
 
 
 def test_strings_select_assets(settings: Settings) -> None:
