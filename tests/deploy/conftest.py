@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate.utils
 import pytest
 import yaml
 
 from xdub_platform.settings import KNOWN_ENVIRONMENT, Settings
 
+KUBERNETES = "1.37"
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<operator>:[-?])(?P<rest>[^}]*))?\}")
@@ -33,6 +37,11 @@ class Deploy:
     def documents(self, name: str) -> list[dict[str, Any]]:
         """Every document of a YAML file."""
         return [each for each in yaml.safe_load_all(self.text(name)) if each]
+
+    @staticmethod
+    def strictly_valid(manifest: dict[str, Any]) -> None:
+        """Raises `kubernetes_validate.ValidationError` where Kubernetes' own schema would refuse it."""
+        kubernetes_validate.utils.validate(manifest, KUBERNETES, strict=True)
 
     @staticmethod
     def interpolated(text: str, values: dict[str, str]) -> str:
@@ -80,6 +89,11 @@ def _is_setting(name: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def deploy() -> Deploy:
+def deploy() -> Iterator[Deploy]:
     """The deploy folder."""
-    return Deploy()
+    with pytest.MonkeyPatch.context() as patch:
+        # The schemas of all kinds are one large file, which the validator would read for every manifest.
+        patch.setattr(
+            kubernetes_validate.utils, "schema_contents", functools.cache(kubernetes_validate.utils.schema_contents)
+        )
+        yield Deploy()

@@ -100,9 +100,7 @@ def test_targets_exist(deploy: Any, specification: dict[str, Any]) -> None:
         assert specification["services"][name]["image"].startswith(f"xdub/{build['target']}:")
 
 
-def test_the_settings_resolve(
-    specification: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_settings_resolve(specification: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from xdub_platform.instance import instance_config
     from xdub_platform.settings import load_settings
 

@@ -86,7 +86,7 @@ def test_targets_run_as_nobody_special(dockerfile: tuple[dict[str, str], dict[st
 def test_the_user_is_the_pods(dockerfile: tuple[dict[str, str], dict[str, Stage]]) -> None:
     from xdub_platform.kubernetes import USER_ID
 
-    created = [text for name, text in dockerfile[1]["base"].lines if name == "RUN"][0]
+    created = next(text for name, text in dockerfile[1]["base"].lines if name == "RUN")
     assert f"--uid {USER_ID}" in created
     assert f"--gid {USER_ID}" in created
 
