@@ -37,6 +37,8 @@ def instance_config(settings: Settings) -> dict[str, Any]:
         # Only what lost its process starts again by itself; what failed would fail again.
         "run_retries": {"enabled": True, "max_retries": 0, "retry_on_asset_or_op_failure": False},
         "freshness": {"enabled": True},
+        # Loading takes seconds, but on a machine whose cores train it can take minutes.
+        "code_servers": {"local_startup_timeout": 600},
     }
     if settings.database.url:
         config["storage"] = {"postgres": {"postgres_url": settings.database.url}}
