@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_code.avatars.clipspec import ClipSpec, fresh_specs, other_speech, render_spec
+from model_code.avatars.clipspec import CONDITION_SHARES, ClipSpec, fresh_specs, other_speech, render_spec
 from model_code.avatars.corpus import CRF, corpus_specs, sidecar
 from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
@@ -127,7 +128,9 @@ class Case:
 
 
 def case_specs(config: BenchmarkConfig, corpus: CorpusConfig) -> list[ClipSpec]:
-    """The clips to dub: of freshly drawn heads, or of the corpus's held-out heads, each head once before any twice.
+    """The clips to dub: of freshly drawn heads, or of the corpus's held-out heads.
+
+    Each head comes once before any twice, and the first round shows every condition that it can.
 
     Raises:
         InputError: More cases asked than the corpus has held-out clips.
@@ -138,17 +141,35 @@ def case_specs(config: BenchmarkConfig, corpus: CorpusConfig) -> list[ClipSpec]:
     for spec in corpus_specs(corpus):
         if spec.split == "heldout":
             by_head.setdefault(spec.head_seed, []).append(spec)
-    rounds = [
-        clips[(turn + number) % len(clips)]
-        for turn in range(corpus.clips_per_head)
-        for number, clips in enumerate(by_head.values())
-    ]
+    rounds = _in_rounds(list(by_head.values()))
     if config.cases > len(rounds):
         raise InputError(
             f"{config.cases} benchmark cases asked of {len(rounds)} held-out clips",
             "set heads_seed to draw fresh heads",
         )
     return rounds[: config.cases]
+
+
+def _in_rounds(heads: list[list[ClipSpec]]) -> list[ClipSpec]:
+    """Clips of all heads in turn; the first few already show every condition, in about the corpus's proportions.
+
+    Each head gives the clip whose condition is furthest behind its share, and of these the one that the fewest heads
+    after it could give.
+    """
+    heads, chosen, taken = [list(clips) for clips in heads], list[ClipSpec](), Counter[str]()
+    while any(heads):
+        for number, clips in enumerate(heads):
+            if not clips:
+                continue
+            later = Counter(condition for others in heads[number + 1 :] for condition in {c.condition for c in others})
+
+            def urgency(clip: ClipSpec, later: Counter[str] = later) -> tuple[float, int]:
+                return taken[clip.condition] / CONDITION_SHARES[clip.condition], later[clip.condition]
+
+            chosen.append(min(clips, key=urgency))
+            clips.remove(chosen[-1])
+            taken[chosen[-1].condition] += 1
+    return chosen
 
 
 def build_cases(

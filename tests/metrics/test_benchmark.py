@@ -153,6 +153,20 @@ def test_heldout_specs_take_every_head_before_any_twice() -> None:
         case_specs(BenchmarkConfig(cases=7), corpus)
 
 
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_eight_cases_show_every_kind_and_condition(seed: int) -> None:
+    corpus = CorpusConfig(training_heads=1, seconds=(1.0, 1.2), seed=seed)
+    for heads_seed in (None, seed):
+        config = BenchmarkConfig(heads_seed=heads_seed, seconds=1.0)
+        specs = case_specs(config, corpus)
+        assert len({spec.head_seed for spec in specs}) == 8
+        assert {spec.kind for spec in specs} == {"natural", "stylised", "nonhuman"}
+        conditions = [spec.condition for spec in specs]
+        assert set(conditions) == {"plain", "occluded", "changing_light", "profile"}
+        assert conditions.count("plain") >= 4
+        assert specs == case_specs(config, corpus)
+
+
 def test_fresh_heads_are_others_for_another_seed() -> None:
     corpus = CorpusConfig()
     first, second = (case_specs(BenchmarkConfig(cases=2, heads_seed=seed, seconds=1.0), corpus) for seed in (1, 2))
