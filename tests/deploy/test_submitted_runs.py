@@ -1,0 +1,111 @@
+"""Runs that the planner submits, to a real webserver; Dagster's own launcher stands in for that of a cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.instance.ref import InstanceRef
+
+from xdub_platform.chain import Node, Status
+from xdub_platform.kubernetes import SubmittedRuns
+from xdub_platform.settings import load_settings
+
+CODE = """
+import dagster as dg
+
+cells = dg.MultiPartitionsDefinition(
+    {"shard": dg.StaticPartitionsDefinition(["s0", "s1"]), "variant": dg.StaticPartitionsDefinition(["a", "b"])}
+)
+
+
+@dg.asset(partitions_def=cells)
+def pairs(context: dg.AssetExecutionContext) -> None:
+    context.add_output_metadata({"made": context.partition_key})
+
+
+@dg.asset
+def editor() -> None:
+    raise dg.Failure("no pairs were accepted")
+
+
+defs = dg.Definitions(assets=[pairs, editor])
+"""
+
+
+@pytest.fixture
+def webserver(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """Its code file and port."""
+    code, home = tmp_path / "code.py", tmp_path / "home"
+    code.write_text(CODE, encoding="utf-8")
+    home.mkdir()
+    direct = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
+    config = {"telemetry": {"enabled": False}, "run_coordinator": direct}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("dagster-webserver")
+    with (tmp_path / "webserver.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(program), "-f", str(code), "-p", str(port)],
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/server_info", process)
+            yield code, port
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, "the webserver ended"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail("the webserver does not answer")
+
+
+@pytest.mark.slow
+def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
+    code, port = webserver
+    namespace: dict[str, dg.Definitions] = {}
+    exec(compile(code.read_text(encoding="utf-8"), str(code), "exec"), namespace)
+    settings = load_settings(
+        state_root=tmp_path / "state",
+        kubernetes={"webserver": f"http://127.0.0.1:{port}"},
+        processes={"parallel_runs": 2},
+    )
+    reference = InstanceRef.from_dir(str(tmp_path / "home"))
+    with dg.DagsterInstance.from_ref(reference) as instance:
+        with SubmittedRuns(settings, namespace["defs"], instance) as runs:
+            tags = {"xdub/started_by": "test"}
+            made = runs.submit(Node("pairs", "s1|b"), tags, "planned")
+            failed = runs.submit(Node("editor"), tags, "planned")
+            good, bad = made.result(300), failed.result(300)
+        assert (good.status, good.reason) == (Status.DONE, "")
+        assert (bad.status, bad.reason) == (Status.FAILED, "no pairs were accepted")
+        run = instance.get_run_by_id(str(good.run_id))
+        assert run is not None
+        assert run.tags["xdub/started_by"] == "test"
+        record = instance.get_latest_materialization_event(dg.AssetKey("pairs"))
+        assert record is not None
+        assert record.asset_materialization is not None
+        assert record.asset_materialization.partition == "s1|b"
+        assert record.asset_materialization.metadata["made"].value == "s1|b"
