@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-FILES = sorted(path for path in (Path(__file__).resolve().parents[2] / "deploy").rglob("*") if path.is_file())
-TEXTS = [path for path in FILES if path.suffix != ".pyc"]
+FOLDER = Path(__file__).resolve().parents[2] / "deploy"
+FILLED_IN = {".env", "secrets.env"}
+"""The user's own, with real secrets; git ignores them."""
+TEXTS = sorted(
+    path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc" and path.name not in FILLED_IN
+)
+
+
+def test_git_ignores_what_the_user_fills_in() -> None:
+    assert FILLED_IN <= set((FOLDER / ".gitignore").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
