@@ -14,7 +14,7 @@ from xdub_platform.base import base_digest
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
-VERSION = "1"
+VERSION = "2"
 PARTS = ("editor", "lip_expert", "texture_expert")
 
 

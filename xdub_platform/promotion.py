@@ -124,12 +124,13 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
         if postgres is None:
             yield lambda: None
             return
-        from sqlalchemy import NullPool, create_engine, text
+        from sqlalchemy import NullPool, create_engine, make_url, text
         from sqlalchemy.exc import DBAPIError
 
         key = int.from_bytes(hashlib.sha256(f"xdub {settings.mlflow.model_name}".encode()).digest()[:8], signed=True)
         # The lock is the connection's: it is gone when this process is, however it ends.
-        engine = create_engine(postgres, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        address = make_url(postgres).set(drivername="postgresql+psycopg2")  # the driver that is locked
+        engine = create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
 
             def held() -> None:
@@ -280,7 +281,8 @@ def _judge(platform: Platform, version: int | None, *, rescore: bool) -> Decisio
 
     if challenger == champion:
         return decide(False, f"version {challenger} is champion already")
-    withdrawn = platform.mlflow.versions(platform.settings.mlflow.model_name).get(challenger, {}).get(WITHDRAWN)
+    versions = platform.mlflow.versions(platform.settings.mlflow.model_name)
+    withdrawn = versions.get(challenger, {}).get(WITHDRAWN)
     if version is None and withdrawn:
         return decide(False, f"version {challenger} was rolled back at {withdrawn}: name it to promote it after all")
     if reason := unfit(platform, challenger):
@@ -293,6 +295,9 @@ def _judge(platform: Platform, version: int | None, *, rescore: bool) -> Decisio
     if champion is None:
         return decide(True, "the first champion: it is whole and has scores, and there is nobody to compare it with")
     damage = whole(platform, champion)
+    data = [versions.get(each, {}).get("dvc.version") for each in (challenger, champion)]
+    if damage and data[0] is not None and data[0] == data[1]:
+        return decide(True, f"the champion is damaged ({damage}), and this is the same model, whole")
     note = f"the champion is damaged ({damage}) and is judged by its recorded scores; " if damage else ""
     theirs = recorded_scores(platform, champion, mine.benchmark)
     if theirs is None:

@@ -69,7 +69,7 @@ def record_scores(platform: Platform, version: int, config: Mapping[str, Any], f
     values = {name: estimate["value"] for name, estimate in scores["rows"][scores["final"]].items()}
     tag = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "values": values}
     name, client = platform.settings.mlflow.model_name, platform.mlflow.client()
-    run_id = client.get_model_version(name, str(version)).run_id
+    run_id = str(client.get_model_version(name, str(version)).run_id)
     client.log_text(run_id, text, f"{FOLDER}/{digest}.json")
     # Tags last: scores without one do not exist.
     client.set_model_version_tag(name, str(version), f"{FOLDER}.{digest}", json.dumps(tag))

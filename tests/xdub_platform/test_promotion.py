@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
+import sqlalchemy
+from typer.testing import CliRunner, Result
 
+from assets.benchmark_scores import config as benchmark_config
+from assets.benchmark_scores import to_registry
+from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
+from tests.postgres import postgres, postgres_server  # noqa: F401
 from tests.xdub_platform.planted import platform_on, register, score
+from xdub_platform.cli import app
+from xdub_platform.dubbing import benchmark_registered
 from xdub_platform.integrity import whole
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import Decision, move_champion, plan_promotion, promote, promotion_lock, roll_back
+from xdub_platform.scores import record_scores, recorded_scores
+from xdub_platform.settings import Settings, load_settings
 
 NAME = "xdub-dubber"
 
@@ -147,9 +159,22 @@ def test_a_damaged_champion_is_judged_by_its_recorded_scores(platform: Platform,
     assert champion(platform) == 3
 
 
-def test_a_champion_whose_artifacts_are_all_gone_still_has_its_values(platform: Platform, tmp_path: Path) -> None:
-    import shutil
+def test_a_damaged_champion_registered_anew_takes_over_with_its_scores(tmp_path: Path) -> None:
+    platform = platform_on(tmp_path / "state")
+    for version in (1, 2):
+        assert register(platform, tmp_path, "one", {"dvc.version": "abc.dir"}) == version
+        if version == 1:
+            score(platform, 1, tmp_path, noise=0.75)
+            assert promote(platform).accepted
+    assert "not better by more" in promote(platform).reason
+    damage(platform, 1)
+    decision = promote(platform)
+    assert decision.accepted
+    assert "this is the same model, whole" in decision.reason
+    assert champion(platform) == 2
 
+
+def test_a_champion_whose_artifacts_are_all_gone_still_has_its_values(platform: Platform, tmp_path: Path) -> None:
     folder = platform.mlflow.model_path(NAME, "1")
     assert folder is not None
     shutil.rmtree(folder.parent)
@@ -227,6 +252,49 @@ def test_the_alias_moves_only_from_the_champion_that_was_judged(platform: Platfo
     assert champion(platform) == 1
 
 
+def test_the_benchmark_asset_writes_scores_to_the_version_with_the_dubbers_bytes(tmp_path: Path) -> None:
+    platform = platform_on(tmp_path / "state")
+    with pytest.raises(dg.Failure, match=r"no registered version holds the dubber abc\.dir"):
+        to_registry(platform, "abc.dir")
+    register(platform, tmp_path, "one", {"dvc.version": "abc.dir"})
+    register(platform, tmp_path, "two", {"dvc.version": "def.dir"})
+    score(platform, 2, tmp_path, noise=0.5)
+    platform.store.put("benchmark_scores", tmp_path / "benchmark-2")
+    told = to_registry(platform, "abc.dir")
+    assert told["model_version"] == 1
+    found = recorded_scores(platform, 1)
+    assert found is not None
+    assert found.benchmark == told["benchmark"]
+    assert found.values == recorded_scores(platform, 2).values  # type: ignore[union-attr]
+
+
+def test_the_command_says_what_was_decided(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDUB_STATE_ROOT", str(platform.settings.state_root))
+    monkeypatch.setenv("COLUMNS", "150")
+    register(platform, tmp_path, "two")
+    score(platform, 2, tmp_path, noise=0.4)
+
+    def xdub(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["promote", *arguments])
+
+    planned = xdub("--plan")
+    assert planned.exit_code == 0
+    assert "Version 2 accepted" in planned.output
+    assert "Mouth opening, correlation" in planned.output
+    assert champion(platform) == 1
+    assert xdub().exit_code == 0
+    assert champion(platform) == 2
+    refused = xdub("1")
+    assert refused.exit_code == 1
+    assert "Version 1 refused" in refused.output
+    back = xdub("--rollback", "1")
+    assert back.exit_code == 0
+    assert "rolled back from version 2 as asked" in back.output
+    assert champion(platform) == 1
+    assert isinstance(xdub("--rollback", "1", "--plan").exception, InputError)
+    assert isinstance(xdub("9").exception, InputError)
+
+
 RACE = """
 import sys, time
 from pathlib import Path
@@ -268,9 +336,9 @@ def test_of_two_promotions_at_once_one_acts(platform: Platform, tmp_path: Path) 
     assert said[0] == "accepted"
     assert "another promotion is at work" in said[1] or "champion already" in said[1]
     assert champion(platform) == 2
-    runs = platform.mlflow.client().search_runs(
-        [platform.mlflow.client().get_experiment_by_name("xdub").experiment_id], "tags.`promotion.challenger` = '2'"
-    )
+    client = platform.mlflow.client()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.`promotion.challenger` = '2'")
     assert [run.data.tags["promotion.accepted"] for run in runs].count("true") == 1
 
 
@@ -302,3 +370,85 @@ def test_the_lock_is_another_processs_until_it_dies(platform: Platform, tmp_path
         pass
     assert promote(platform).accepted
     assert whole(platform, "@champion") is None
+
+
+@pytest.mark.slow
+def test_machines_that_share_a_database_promote_one_at_a_time(postgres: str, tmp_path: Path) -> None:  # noqa: F811
+    here = load_settings(state_root=tmp_path / "here", database={"url": postgres})
+    there = load_settings(state_root=tmp_path / "there", database={"url": postgres})
+    other_model = load_settings(state_root=tmp_path / "third", database={"url": postgres}, mlflow={"model_name": "b"})
+    with promotion_lock(here) as held:
+        with pytest.raises(InputError, match="another promotion is at work"), promotion_lock(there):
+            pass
+        with promotion_lock(other_model):
+            pass
+        held()
+        address = sqlalchemy.make_url(postgres).set(drivername="postgresql+psycopg2")
+        engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(
+                sqlalchemy.text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            )
+        engine.dispose()
+        with pytest.raises(InputError, match="the database that holds the promotion's lock was lost"):
+            held()
+    with promotion_lock(there):
+        pass
+
+
+TINY = {
+    "corpus": {"training_heads": 1, "heldout_heads": 1, "clips_per_head": 2, "seconds": (2.0, 2.5)},
+    "benchmark": {"cases": 2, "seconds": 2.0},
+    "flow": {"sampling_steps": 4},
+    "transformer": {"dim": 48, "num_layers": 1, "num_heads": 2, "ffn_dim": 48, "audio_inner_dim": 24, "audio_heads": 2},
+}
+
+
+def write_dubber(folder: Path, settings: Settings, seed: int) -> Path:
+    """A dubber of random weights that the benchmark can load."""
+    import torch
+    from peft import LoraConfig
+
+    from model_code import base
+    from model_code.backbones.transformer import DubbingTransformer
+    from model_code.dubbing.model import DubberConfig, DubbingPipelineModel
+
+    torch.manual_seed(seed)
+    transformer = DubbingTransformer.build(settings.transformer)
+    for expert in ("lip", "texture"):
+        transformer.add_adapter(LoraConfig(r=2, target_modules=["q", "v"]), adapter_name=expert)
+    config = DubberConfig(
+        mode="editor", flow=settings.flow, crop_size=settings.media.crop_size, experts=("lip", "texture")
+    )
+    model = DubbingPipelineModel(config, base.load("codec"), base.load("audio_encoder"), transformer)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None:
+    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
+    if missing:
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+    platform = platform_on(tmp_path / "state", **TINY)
+    settings = platform.settings
+    for version in (1, 2):
+        with platform.mlflow.run("dubber") as run:
+            run.artifact(write_dubber(tmp_path / f"dubber-{version}", settings, version), "model")
+            assert run.register(NAME, "model", alias="challenger") == version
+    score(platform, 1, tmp_path, noise=0.4)
+    assert promote(platform, 1).accepted
+    folder, scores = benchmark_registered(settings, None, "2", None, tmp_path / "benchmark")
+    benchmark = record_scores(platform, 2, benchmark_config(settings), folder)
+    assert recorded_scores(platform, 1, benchmark) is None
+    decision = promote(platform)
+    theirs = recorded_scores(platform, 1, benchmark)
+    assert theirs is not None
+    assert theirs.detail is not None
+    assert theirs.detail["benchmark"]["cases"] == [
+        [case["case_id"], case["sentence"]] for case in map(json.loads, (folder / "records.jsonl").open())
+    ]
+    row = next(row for row in decision.table if row["measure"] == "opening")
+    assert row["challenger"] == scores["rows"]["texture"]["opening"]["value"]
+    assert row["champion"] == theirs.values["opening"]
+    assert not settings.path("benchmarks", f"promotion-v1-{benchmark}").exists()
