@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -85,8 +86,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
     code, port = webserver
-    namespace: dict[str, dg.Definitions] = {}
-    exec(compile(code.read_text(encoding="utf-8"), str(code), "exec"), namespace)
+    defs = runpy.run_path(str(code))["defs"]
     settings = load_settings(
         state_root=tmp_path / "state",
         kubernetes={"webserver": f"http://127.0.0.1:{port}"},
@@ -94,7 +94,7 @@ def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
     )
     reference = InstanceRef.from_dir(str(tmp_path / "home"))
     with dg.DagsterInstance.from_ref(reference) as instance:
-        with SubmittedRuns(settings, namespace["defs"], instance) as runs:
+        with SubmittedRuns(settings, defs, instance) as runs:
             tags = {"xdub/started_by": "test"}
             made = runs.submit(Node("pairs", "s1|b"), tags, "planned")
             failed = runs.submit(Node("editor"), tags, "planned")
