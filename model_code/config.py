@@ -2,8 +2,8 @@
 
 The platform's settings (``xdub_platform.settings``) compose these models into profiles; a worker
 receives one of them as JSON. Defaults are the ``embedded`` scale. Where a default departs from the
-X-Dub paper (arXiv 2512.25066) the field's ``json_schema_extra["deviation"]`` says from what and why;
-the report prints that list.
+X-Dub paper (arXiv 2512.25066) the field's ``json_schema_extra["deviation"]`` says from what, why
+and, where somebody measured it, what that does to the scores; the report prints that list.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ Prediction = Literal["x", "v"]
 Variant = Literal["generated", "relit", "rendered"]
 
 
-def deviation(paper: str, why: str) -> dict[str, Any]:
-    """Marks a field as a stated departure from the paper."""
-    return {"deviation": {"paper": paper, "why": why}}
+def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
+    """Marks a field as a stated departure from the paper.
+
+    Args:
+        paper: What the paper does.
+        why: Why the default is another.
+        effect: What it does to the scores, as measured; None where nobody measured it.
+    """
+    return {"deviation": {"paper": paper, "why": why, "effect": effect}}
 
 
 class Config(BaseModel):
@@ -179,6 +185,9 @@ class PhaseConfig(Config):
     motion_drop: float = Field(0.5, description="Probability of training without motion frames.")
     audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
     reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")
+    uniform_times: bool = Field(
+        False, description="Times uniform before the shift, not logit-normal: few steps visit both ends."
+    )
     shift: float = Field(5.0, description="Timestep shift a: t' = a t / (1 + (a-1) t). 5.0 / 1.5 / 0.2 by phase.")
     face_weight: float = Field(1.0, json_schema_extra=deviation("0.3", "hundreds of steps, not thousands"))
     lip_weight: float = Field(3.0, json_schema_extra=deviation("0.3", "lips are a few per cent of a 96 px crop"))
@@ -259,7 +268,8 @@ class PretrainConfig(Config):
         warmup_steps=50,
         cells=8,
         whole_from=0.92,
-        shift=3.0,
+        uniform_times=True,
+        shift=2.0,
         ema_decay=0.998,
         checkpoint_every=250,
     )

@@ -18,8 +18,12 @@ def shift(t: Tensor, a: float) -> Tensor:
     return a * t / (1 + (a - 1) * t)
 
 
-def sample_timesteps(count: int, a: float, generator: torch.Generator | None = None) -> Tensor:
-    """(count,) times, logit-normal (mean 0, std 1), shifted by `a`."""
+def sample_timesteps(
+    count: int, a: float, generator: torch.Generator | None = None, *, uniform: bool = False
+) -> Tensor:
+    """(count,) times, logit-normal (mean 0, std 1) or uniform, shifted by `a`."""
+    if uniform:
+        return shift(torch.rand(count, generator=generator), a)
     return shift(torch.sigmoid(torch.randn(count, generator=generator)), a)
 
 

@@ -130,7 +130,7 @@ class Phase:
         """Noise, motion frames and drops; every random number comes from `generator` (CPU)."""
         config, device = self.config, batch.target.device
         count, frames = batch.target.shape[0], batch.target.shape[2]
-        t = sample_timesteps(count, config.shift, generator=generator).to(device)
+        t = sample_timesteps(count, config.shift, generator, uniform=config.uniform_times).to(device)
         noise = noise_like(batch.target, generator)
         motion = latent_length(config.motion_frames) if config.motion_frames else 0
         has_motion = ~_drop(generator, count, config.motion_drop, device)

@@ -122,6 +122,13 @@ class PerfectModel:
         return (latents - self.clean) / timestep.clamp_min(1e-9)[:, None, :, None, None]
 
 
+def test_uniform_times_are_uniform_before_the_shift() -> None:
+    drawn = sample_timesteps(200_000, 2.0, torch.Generator().manual_seed(0), uniform=True)
+    before = drawn / (2.0 - drawn)
+    assert before.mean() == pytest.approx(0.5, abs=0.005)
+    assert before.var() == pytest.approx(1 / 12, abs=0.002)
+
+
 @pytest.mark.parametrize("kind", ["x", "v"])
 def test_sampler_reaches_the_clean_latents(kind: str) -> None:
     clean, noise = draw(0, 1, 2, 4, 4, 4), draw(1, 1, 2, 4, 4, 4)
