@@ -81,7 +81,7 @@ def _free_port() -> int:
 def _binaries() -> Path:
     found = sorted(SERVER_BINARIES.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     if not found:
-        pytest.skip("needs a Postgres server; `apt-get install postgresql` brings it")
+        pytest.skip("needs the system package postgresql")
     return found[-1].parent
 
 

@@ -23,6 +23,8 @@ from xdub_platform.settings import Settings
 SQLITE_WAIT = 30.0
 LOCK = 0x78647562
 """Number of the advisory lock that serialises submissions on Postgres."""
+FORGET = 3600.0
+"""A worker that was silent for so long is gone."""
 WRITE = "xdub_write"
 
 
@@ -377,7 +379,7 @@ class JobQueue:
         """Workers that were heard of lately; forgets those long gone."""
         with self._write() as connection:
             now = _now(connection)
-            connection.execute(_workers.delete().where(_workers.c.seen < now - 100 * silent_after))
+            connection.execute(_workers.delete().where(_workers.c.seen < now - FORGET))
             heard = sa.select(_workers).where(_workers.c.seen >= now - silent_after).order_by(_workers.c.name)
             return [WorkerReport(**row) for row in connection.execute(heard).mappings()]
 
@@ -459,7 +461,7 @@ def _engine(url: str) -> Engine:
         return engine
     # The locked driver is psycopg2; a bare postgresql:// would ask for another one.
     address = address.set(drivername="postgresql+psycopg2")
-    return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 10})
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

@@ -1,0 +1,128 @@
+"""Media that nobody should be able to harm anything with, made small and quickly."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from model_code.media.sample import wav_bytes
+from tests.xdub_platform.serving import tiny
+
+SECRET = "what another file holds"
+
+
+def make_all(folder: Path) -> dict[str, Path]:
+    """One file of every kind; `face` and `speech` are good."""
+    made = {
+        "face": tiny.write_face(folder / "face.mp4"),
+        "speech": tiny.write_speech(folder / "speech.wav"),
+        "text": _text(folder / "text.mp4", "no film"),
+        "empty": _text(folder / "empty.mp4", ""),
+        "playlist": _text(folder / "playlist.mp4", f"#EXTM3U\n#EXTINF:1,\n{folder}/face.mp4\n#EXT-X-ENDLIST\n"),
+        "playlist_url": _text(folder / "url.m3u8", "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"),
+        "concat": _text(folder / "concat.mp4", f"ffconcat version 1.0\nfile '{folder}/face.mp4'\n"),
+        "nobody": _video(folder / "nobody.mp4", 10, (64, 64)),
+        "one_frame": _one_frame(folder),
+        "no_frames": _video(folder / "no_frames.mkv", 0, (64, 64)),
+        "eight_k": _video(folder / "eight_k.mp4", 1, (7680, 4320)),
+        "three_hours": _video(folder / "three_hours.mp4", 10_800, (16, 16), rate=1),
+        "huge_frame": _huge(folder / "huge.mov", 16_000),
+        "silence_0s": folder / "zero.wav",
+        "long_sound": _long_sound(folder / "long.flac"),
+        "sound_in_mp4": _sound_in_mp4(folder / "sound.mp4"),
+    }
+    made["silence_0s"].write_bytes(wav_bytes(np.zeros(0, np.float32)))
+    made["grows"] = _grows(folder)
+    made["truncated"] = _cut(made["face"], folder / "truncated.mp4", 0.6)
+    front = _copied(made["face"], folder / "front.mp4", movflags="faststart")
+    made["truncated_late"] = _cut(front, folder / "truncated_late.mp4", 0.6)
+    return made
+
+
+def _text(path: Path, content: str) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def _cut(source: Path, path: Path, share: float) -> Path:
+    content = source.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def _video(path: Path, frames: int, size: tuple[int, int], rate: int = 25) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "40"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, rate)
+        plain = av.VideoFrame(*size, "yuv420p")
+        for plane in plain.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        for index in range(frames):
+            plain.pts, plain.time_base = index, Fraction(1, rate)
+            container.mux(stream.encode(plain))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _one_frame(folder: Path) -> Path:
+    return tiny.write_face(folder / "one.mp4", frames=1)
+
+
+def _huge(path: Path, side: int) -> Path:
+    """A few kB that decode to a black square of `side` pixels: one bit each as PNG, a byte or more when used."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = side, side, "monob"
+        frame = av.VideoFrame(side, side, "monob")
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _grows(folder: Path) -> Path:
+    """A header that says 64x64, and a 5120x64 picture in the middle of the stream."""
+    small = _video(folder / "small.ts", 30, (64, 64)).read_bytes()
+    wide = _video(folder / "wide.ts", 5, (5120, 64)).read_bytes()
+    path = folder / "grows.ts"
+    path.write_bytes(small + wide)
+    return path
+
+
+def _long_sound(path: Path) -> Path:
+    rate, seconds = 8000, 10_800
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=rate, layout="mono")
+        silence = np.zeros((1, rate * 60), np.int16)
+        for minute in range(seconds // 60):
+            frame = av.AudioFrame.from_ndarray(silence, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, minute * rate * 60, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _sound_in_mp4(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _copied(source: Path, path: Path, **options: str) -> Path:
+    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return path
