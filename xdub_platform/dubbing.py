@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from assets.benchmark_scores import config as benchmark_config
 from model_code.errors import InputError
 from xdub_platform.incoming import write_json
 from xdub_platform.integrity import verified
@@ -149,6 +148,8 @@ def benchmark_registered(
     settings: Settings, heads_seed: int | None, version: str, cases: int | None, output: Path | None
 ) -> tuple[Path, dict[str, Any]]:
     """Scores a registered dubber; returns the folder of the results and the scores."""
+    from assets.benchmark_scores import config as benchmark_config
+
     folder, number = registered(build_platform(settings), version)
     name = f"v{number}-{'heldout' if heads_seed is None else f'heads{heads_seed}'}"
     out = (output or settings.path("benchmarks", name)).absolute()

@@ -15,7 +15,6 @@ from pathlib import Path
 from filelock import FileLock
 
 from model_code.errors import InputError
-from xdub_platform.incoming import write_json
 from xdub_platform.settings import Settings
 
 PREFIX = "xdub_"
@@ -97,7 +96,10 @@ class Keys:
             raise InputError(f"'{self.file}' is no keys file", "move it away and make new keys") from None
 
     def _write(self, rows: list[dict[str, str | int]]) -> None:
-        write_json(self.file, {"keys": rows})
+        part = self.file.with_name(f".{self.file.name}.part")
+        part.touch(mode=0o600)
+        part.write_text(json.dumps({"keys": rows}, indent=1), encoding="utf-8")
+        part.replace(self.file)
 
     def _locked(self) -> FileLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)
