@@ -53,7 +53,8 @@ def build_platform(settings: Settings) -> Platform:
         ),
         mlflow=MlflowRuns(
             tracking_uri=settings.mlflow_uri,
-            artifact_root="" if settings.mlflow.tracking_uri else str(settings.path("mlflow", "artifacts")),
+            # A server decides itself; a bare database has nothing to say, and MLflow would write where we stand.
+            artifact_root="" if settings.mlflow_uri.startswith("http") else str(settings.path("mlflow", "artifacts")),
             experiment=settings.mlflow.experiment,
         ),
         quality=QualityGates(docs_root=str(settings.path("docs"))),
