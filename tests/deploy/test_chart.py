@@ -6,6 +6,7 @@ launcher's snake case), then Dagster's own code makes the jobs, and Kubernetes' 
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from importlib.metadata import distribution
@@ -31,6 +32,7 @@ from dagster_k8s.job import (
 from kubernetes.client import ApiClient
 
 from xdub_platform.definitions import STAGES, build_definitions, stage_name
+from xdub_platform.instance import instance_config
 from xdub_platform.kubernetes import CONFIG_TAG, executor, gpu_tags, step_config
 from xdub_platform.settings import Settings, load_settings
 
@@ -50,7 +52,9 @@ KNOWN = {
     | {"replicaCount", "nameOverride", "service", "readinessProbe", "livenessProbe", "startupProbe"},
     ("dagster-user-deployments",): {"enabled", "enableSubchart", "deployments"},
     ("dagsterDaemon",): POD | {"enabled", "runCoordinator", "runMonitoring", "runRetries"},
-    ("dagsterDaemon", "runCoordinator", "config", "queuedRunCoordinator"): {"maxConcurrentRuns"},
+    ("dagsterDaemon", "runCoordinator"): {"enabled", "type", "config"},
+    ("dagsterDaemon", "runCoordinator", "config"): {"customRunCoordinator"},
+    ("dagsterDaemon", "runCoordinator", "config", "customRunCoordinator"): {"module", "class", "config"},
     ("runLauncher",): {"type", "config"},
     ("runLauncher", "config", "k8sRunLauncher"): {
         "imagePullPolicy",
@@ -257,6 +261,22 @@ def test_run_monitoring_is_dagsters(values: dict[str, Any], cluster: Settings) -
     assert not validate_config(
         dagster_instance_config_schema()["run_monitoring"].config_type, {**monitoring, "max_runtime": 1}
     ).success
+
+
+def test_the_instance_is_that_of_the_settings(values: dict[str, Any], cluster: Settings) -> None:
+    """The chart writes dagster.yaml itself; what our own code writes elsewhere must not drift from it."""
+    ours, theirs = instance_config(cluster), values["additionalInstanceConfig"]
+    coordinator = values["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]
+    assert coordinator == ours["run_coordinator"]
+    made = getattr(importlib.import_module(coordinator["module"]), coordinator["class"])
+    checked = validate_config(made.config_type(), coordinator["config"])
+    assert checked.success, checked.errors
+    written_by_chart = {"telemetry", "run_coordinator", "storage"}
+    # Where code servers start beside the instance; on a cluster they are deployments of their own.
+    for name in set(ours) - written_by_chart - {"code_servers"}:
+        assert theirs[name] == ours[name], name
+    assert values["telemetry"] == ours["telemetry"]
+    assert values["dagsterDaemon"]["runRetries"] == {"enabled": False}, "else the section would be there twice"
 
 
 def test_the_runs_job(launcher: K8sRunLauncher, run: DagsterRun, deploy: Any, values: dict[str, Any]) -> None:
