@@ -1,12 +1,16 @@
 """Workers as processes launched through Dagster Pipes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from xdub_platform.chain import failure_line
-from xdub_platform.resources.workers import Workers
+from xdub_platform.resources.workers import PARENT_VARIABLE, Workers, lock_path
 
 
 @pytest.fixture
@@ -16,8 +20,9 @@ def workers(tmp_path: Path) -> Workers:
 
 def run(workers: Workers, worker: str, config: dict[str, object]) -> dg.ExecuteInProcessResult:
     @dg.asset
-    def made(context: dg.AssetExecutionContext) -> None:
+    def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         workers.run(context, worker, config)
+        return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
         return dg.materialize([made], instance=instance, raise_on_error=False)
@@ -40,3 +45,76 @@ def test_every_config_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) 
         run(workers, "nothing", {"shard": shard})
     configs = list((tmp_path / "work" / "made" / "all").glob("*/config.json"))
     assert len(configs) == 2
+
+
+def test_the_same_asset_and_partition_is_made_once_at_a_time(workers: Workers, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["s0", "s1"]))
+    def clips(context: dg.AssetExecutionContext) -> None:
+        with workers.alone(context):
+            made.append(context.partition_key)
+
+    def materialise(partition: str) -> dg.ExecuteInProcessResult:
+        return dg.materialize([clips], partition_key=partition, raise_on_error=False)
+
+    lock = lock_path(tmp_path / "work", "clips", "s0")
+    other = (
+        "from pathlib import Path; from xdub_platform.locks import Owner, held\n"
+        f"with held(Path({str(lock)!r}), Owner('clips[s0]', 'run-of-a-planner')): print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        line = failure_line(materialise("s0").all_events)
+        assert line.startswith("clips[s0] is already being made by run run-of-a (process")
+        assert materialise("s1").success
+        process.kill()
+    assert materialise("s0").success
+    assert made == ["s1", "s0"]
+    assert not lock.exists()
+
+
+def test_finished_work_is_not_done_again(workers: Workers, tmp_path: Path) -> None:
+    config: dict[str, object] = {"files": str(tmp_path / "raw"), "shard": "shard-00000"}
+    (tmp_path / "raw").mkdir()
+    assert run(workers, "ingest", config).success  # no video: an empty shard
+    (scratch,) = (tmp_path / "work" / "made" / "all").glob("*/config.json")
+    output = scratch.parent / "output"
+    before = (output / "manifest.parquet").stat()
+    (output / "result.json").unlink()  # whoever commits it was killed here
+    assert run(workers, "ingest", config).success
+    assert (output / "manifest.parquet").stat() == before
+    for path in output.iterdir():
+        path.unlink()
+    assert run(workers, "ingest", config).success
+    assert (output / "manifest.parquet").is_file()
+
+
+def test_a_workers_children_end_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import subprocess, time\nfrom model_code.workers.run import die_with_parent, guarded\n"
+        "die_with_parent()\nwith guarded():\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n    print(child.pid, flush=True)\n    time.sleep(600)\n",
+        encoding="utf-8",
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, start_new_session=True) as worker:
+        assert worker.stdout is not None
+        child = psutil.Process(int(worker.stdout.readline()))
+        worker.kill()
+        worker.stdout.close()
+    assert psutil.wait_procs([child], timeout=20)[1] == []
+
+
+def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "model_code.workers.ingest", "--config", str(tmp_path / "config.json")],
+        env={**os.environ, PARENT_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "the process that started this worker has ended"
