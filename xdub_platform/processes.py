@@ -48,7 +48,7 @@ class RunProcesses:
             settings.processes.parallel_runs,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_open,
-            initargs=(settings.model_dump(mode="json"),),
+            initargs=(settings.model_dump(mode="json"), os.getpid()),
         )
 
     def __enter__(self) -> RunProcesses:
@@ -69,12 +69,14 @@ class RunProcesses:
         return self.pool.submit(_execute, node, tags, run_id)
 
 
-def _open(resolved: dict[str, Any]) -> None:
+def _open(resolved: dict[str, Any], parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended while this process was still importing
+        os._exit(1)
     settings = Settings.model_validate(resolved)
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-    _opened.append(Runtime(job, open_instance(settings), os.getppid()))
+    _opened.append(Runtime(job, open_instance(settings), parent))
 
 
 def _execute(node: Node, tags: dict[str, str], run_id: str) -> Step:

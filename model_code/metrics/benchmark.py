@@ -385,7 +385,10 @@ def run_benchmark(
                 for case, output in zip(cases, outputs, strict=True):
                     write_case(out / "cases" / case.case_id, case, output)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(stored))
+            # Whole or not there: a killed benchmark reads it again.
+            partial = kept.with_suffix(".partial")
+            partial.write_text(json.dumps(stored))
+            partial.replace(kept)
         results[row] = [RowCase.model_validate(one) for one in stored["cases"]]
         if stored["frechet"]:
             frechet[row] = stored["frechet"]
