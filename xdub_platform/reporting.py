@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from model_code.base import cards
 from model_code.report.data import BaseCard, Calibration, CaseVideos, Curve, Histogram, Link, ReportData, Stage
 from model_code.report.page import write_report
+from model_code.speech.espeak import SILENCE, synthesize
 from xdub_platform.chain import Planner, Status, Step
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
 RESULT = "result"
+CJK = ("zh", "yue", "ja")
 CURVES = ("loss", "flow", "sync", "identity", "perceptual")
 STATES = {
     Status.FRESH: "reused",
@@ -173,6 +175,7 @@ def cases(folder: Path, final: str) -> list[CaseVideos]:
                 labels=tuple(dict.fromkeys((record["kind"], record["condition"]))),
                 language=record["language"],
                 sentence=record["sentence"],
+                spoken=spoken(record["sentence"], record["language"]),
                 input=f"{place}/input.mp4",
                 dub=f"{place}/dub.mp4",
                 reference=f"{place}/reference.mp4",
@@ -184,6 +187,14 @@ def cases(folder: Path, final: str) -> list[CaseVideos]:
             )
         )
     return found
+
+
+def spoken(sentence: str, language: str) -> str:
+    """The sounds of a sentence in a script that many machines have no font for; else nothing."""
+    if language not in CJK:
+        return ""
+    symbols = (phoneme.symbol for phoneme in synthesize(sentence, language).phonemes)
+    return "".join(symbols).replace(SILENCE, " ").strip()
 
 
 def base_cards() -> list[BaseCard]:

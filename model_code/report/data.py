@@ -59,6 +59,7 @@ class CaseVideos(Config):
     input: str
     dub: str
     reference: str
+    spoken: str = Field("", description="The sentence's sounds in IPA, for who cannot see or read its script.")
     scores: dict[str, float] = Field(default_factory=dict)
     true_opening: tuple[float, ...] = ()
     read_opening: tuple[float, ...] = ()
@@ -84,7 +85,7 @@ class ReportData(Config):
     """Everything on the page.
 
     `scores` is the JSON of `model_code.metrics.scores.summarise`; `base_scores` the shipped base's on the same cases is
-    the row `base` in it. `effects` says for a deviating config field (``Class.field``) what it does to the scores.
+    the row `base` in it.
     """
 
     title: str = "xdub_platform"
@@ -104,4 +105,3 @@ class ReportData(Config):
     base: tuple[BaseCard, ...] = ()
     links: tuple[Link, ...] = ()
     pictures: tuple[tuple[str, str], ...] = Field((), description="(caption, path of a PNG or JPEG), shown inline.")
-    effects: dict[str, str] = Field(default_factory=dict)

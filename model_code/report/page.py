@@ -35,6 +35,22 @@ ROW_TITLES = {
     EXACT: "exact reference (what the judges can see)",
 }
 
+CONDITIONS = ("natural", "stylised", "nonhuman", "occluded", "changing_light", "profile")
+
+#: Names of the languages, and their tags where the code alone leaves the script open.
+LANGUAGES = {
+    "en": ("English", "en"),
+    "es": ("Spanish", "es"),
+    "fr": ("French", "fr"),
+    "de": ("German", "de"),
+    "it": ("Italian", "it"),
+    "ru": ("Russian", "ru"),
+    "el": ("Greek", "el"),
+    "zh": ("Mandarin", "zh-Hans"),
+    "yue": ("Cantonese", "yue-Hant"),
+    "ja": ("Japanese", "ja"),
+}
+
 #: Paper, HDTF (Tables 1, 5, 10) by our row; "editor" alone is not printed there.
 PAPER_ROWS: dict[str, dict[str, str]] = {
     "generator": {"sync_c": "8.05", "identity": ".855", "psnr": "34.25", "ssim": ".914"},
@@ -54,10 +70,10 @@ class Deviation:
     value: str
     paper: str
     why: str
-    effect: str
+    effect: str | None
 
 
-def deviations(effects: dict[str, str] | None = None) -> list[Deviation]:
+def deviations() -> list[Deviation]:
     """Every field of `model_code.config` marked as departing from the paper, with what it does to the scores."""
     found = []
     for name, cls in inspect.getmembers(config_module, inspect.isclass):
@@ -69,7 +85,7 @@ def deviations(effects: dict[str, str] | None = None) -> list[Deviation]:
                 note: Any = extra["deviation"]
                 key = f"{name}.{field}"
                 value = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
-                found.append(Deviation(key, value, note["paper"], note["why"], (effects or {}).get(key, "")))
+                found.append(Deviation(key, value, **note))
     return found
 
 
@@ -112,13 +128,14 @@ def write_report(data: ReportData, folder: Path) -> Path:
         cases=[
             (
                 case,
+                LANGUAGES.get(case.language, (case.language, case.language)),
                 [_poster(folder / name) for name in (case.input, case.dub, case.reference)],
                 _mouth_chart(case.true_opening, case.read_opening),
             )
             for case in data.cases
         ],
         pictures=[(caption, _inline(Path(path))) for caption, path in data.pictures],
-        deviations=deviations(data.effects),
+        deviations=deviations(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
@@ -178,13 +195,19 @@ def _bars(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _conditions(data: ReportData) -> dict[str, Any]:
+    """Every condition has its row, so that one which no case showed is seen to be missing."""
     conditions = data.scores.get("conditions", {})
+    titles = dict.fromkeys((*CONDITIONS, *conditions)) if conditions else {}
     shown = [name for name in STEP_COLUMNS if any(name in row for row in conditions.values())]
     return {
         "columns": [_bar(name) for name in shown],
         "rows": [
-            {"title": label, "cases": row["cases"], "cells": [_cell(_bar(name), row.get(name)) for name in shown]}
-            for label, row in conditions.items()
+            {
+                "title": label,
+                "cases": row.get("cases", 0),
+                "cells": [_cell(_bar(name), row.get(name)) for name in shown],
+            }
+            for label, row in ((label, conditions.get(label, {})) for label in titles)
         ],
     }
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 import model_code.config as config_module
-from model_code.config import Config
+from model_code.config import Config, deviation
 from model_code.errors import InputError
 from model_code.media.video import write_video
 from model_code.report import ReportData, write_report
@@ -83,8 +83,12 @@ def test_videos_lie_beside_the_page_and_their_faces_in_it(tmp_path: Path) -> Non
     for name in ("input", "dub", "reference"):
         write_video(folder / f"{name}.mp4", frames)
     names = {name: f"cases/a/{name}.mp4" for name in ("input", "dub", "reference")}
-    case = CaseVideos(case_id="a", labels=("natural",), language="en", sentence="Hi.", true_opening=[0, 1], **names)
+    said = {"language": "yue", "sentence": "你好", "spoken": "neihou"}
+    case = CaseVideos(case_id="a", labels=("natural",), true_opening=[0, 1], **said, **names)
     html = write_report(_data(cases=[case]), tmp_path).read_text(encoding="utf-8")
+    assert '<p class="sentence" lang="yue-Hant">你好</p>' in html
+    assert "Cantonese" in html
+    assert "[neihou]" in html
     assert html.count("poster=") == 3
     assert 'src="cases/a/dub.mp4"' in html
     (folder / "dub.mp4").unlink()
@@ -92,10 +96,32 @@ def test_videos_lie_beside_the_page_and_their_faces_in_it(tmp_path: Path) -> Non
         write_report(_data(cases=[case]), tmp_path)
 
 
-def test_every_marked_field_is_listed_with_its_effect() -> None:
-    found = {item.field: item for item in deviations({"FlowConfig.prediction": "raises opening by 0.1"})}
+def test_every_condition_has_its_row(tmp_path: Path) -> None:
+    html = write_report(_data(), tmp_path).read_text(encoding="utf-8")
+    table = html.split("By condition")[1].split("</table>")[0]
+    rows = re.findall(r'<th scope="row">([\w ]+) <small>(\d) cases?</small>', table)
+    assert rows == [
+        ("natural", "0"), ("stylised", "0"), ("nonhuman", "0"), ("occluded", "0"), ("changing light", "2"),
+        ("profile", "0"),
+    ]  # fmt: skip
+
+
+def test_a_deviation_says_what_it_does_or_that_nobody_measured_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(Config):
+        measured: int = Field(1, json_schema_extra=deviation("2", "small", "costs 0.01 of opening"))
+        unmeasured: int = Field(1, json_schema_extra=deviation("2", "small"))
+
+    monkeypatch.setattr(config_module, "Odd", Odd, raising=False)
+    html = write_report(_data(), tmp_path).read_text(encoding="utf-8")
+    told = dict(re.findall(r"<code>Odd\.(\w+)</code>.*<td>([^<]*)</td></tr>", html))
+    assert told == {"measured": "costs 0.01 of opening", "unmeasured": "not measured"}
+
+
+def test_every_marked_field_is_listed() -> None:
+    found = {item.field: item for item in deviations()}
     assert found["FlowConfig.prediction"].paper == "v"
-    assert found["FlowConfig.prediction"].effect == "raises opening by 0.1"
     marked = sum(
         "deviation" in (info.json_schema_extra or {})
         for cls in vars(config_module).values()
