@@ -35,7 +35,8 @@ from xdub_platform.settings import Settings
 REST_SECONDS = 60.0
 """A partial file that no lock guards is left alone for this long after it was last written to."""
 UNFINISHED = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING)
-PARTIAL = re.compile(r"\.(part|partial|tmp)$|\.partial\.npz$")
+PARTIAL = re.compile(r"^\..+\.part$|\.partial$|\.partial\.npz$")
+"""Names that our own writers use; what a user's browser or rsync is still writing has others."""
 WRITER = re.compile(r"\.(\d+)\.(part|partial)$")
 LOCAL_HOSTS = (None, "", "localhost", "127.0.0.1", "::1")
 

@@ -104,6 +104,7 @@ def test_listing_changes_nothing_and_repair_clears_all_but_what_is_committed(set
     write(settings.path("work", "raw_corpus", "shard-00001", "a.mp4"))
     write(settings.path("incoming", ".a.mp4.part"), age=120)
     young = write(settings.path("incoming", ".b.mp4.part"))
+    users = write(settings.path("incoming", "c.mp4.part"), age=120)
     write(settings.path("cache", "latents", f"a.{2**22 + 1}.partial"), age=120)
     writing = write(settings.path("cache", "latents", "b.1.partial"), age=120)  # process 1 lives, and did then
     write(root / "registry" / "data" / "clips" / "shard-00001" / "shard.tar")
@@ -127,7 +128,7 @@ def test_listing_changes_nothing_and_repair_clears_all_but_what_is_committed(set
     assert "without a manifest" in listed["data: clips/shard-00001"].why
     assert found(settings, repair=True).keys() == listed.keys()
     assert found(settings) == {}
-    assert all(path.exists() for path in (kept, waiting, young, writing))
+    assert all(path.exists() for path in (kept, waiting, young, users, writing))
     assert not superseded.exists()
     assert not (half / "output").exists()
     assert committed_bytes(settings) == before
