@@ -1,10 +1,12 @@
-"""The images' entry point, really started."""
+"""The images' own scripts, really started."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import yaml
 SHOW = [sys.executable, "-c", "import os; print(os.environ['DAGSTER_HOME'])"]
 
 
-def start(deploy: Any, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def start(
+    deploy: Any, command: list[str], script: str = "entrypoint.py", **environment: str
+) -> subprocess.CompletedProcess[str]:
     # Not on an installed package: in the image the script finds it in the same way.
     return subprocess.run(
-        [sys.executable, str(deploy.folder / "entrypoint.py"), *command],
+        [sys.executable, str(deploy.folder / script), *command],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -65,3 +69,52 @@ assert definitions.defs.executor.name == "k8s", definitions.defs.executor.name
     environment = {**os.environ, "XDUB_PROCESSES__LAUNCHER": "kubernetes"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Buckets(BaseHTTPRequestHandler):
+    """Says of each bucket whether it was put, and puts it: all of S3 that the script asks for."""
+
+    put: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer(200 if self.path in self.put else 404)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.put.append(self.path)
+        self.answer(200)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Silent."""
+
+
+def test_the_bucket_is_made_once(deploy: Any, tmp_path: Path) -> None:
+    handler = type("Handler", (Buckets,), {"put": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {
+        "XDUB_STATE_ROOT": str(tmp_path),
+        "XDUB_STORE__URL": "s3://xdub/registry",
+        "XDUB_STORE__S3_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }
+    try:
+        for _ in range(2):
+            done = start(deploy, [], script="make_bucket.py", **environment)
+            assert done.returncode == 0, done.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [path.strip("/") for path in handler.put] == ["xdub"]
+
+
+def test_a_store_that_is_no_bucket_is_refused(deploy: Any, tmp_path: Path) -> None:
+    done = start(deploy, [], script="make_bucket.py", XDUB_STATE_ROOT=str(tmp_path), XDUB_STORE__URL=str(tmp_path))
+    assert done.returncode == 1
+    assert "XDUB_STORE__URL=s3://" in done.stderr
