@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from assets.produce import Product, register_model
 from tests.xdub_platform.planted import platform_on, register
 from xdub_platform.integrity import DamagedModelError, verified, whole
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MANIFEST, manifest_of
+from xdub_platform.resources.store import Dataset
 
 
 @pytest.fixture
@@ -84,3 +86,21 @@ def test_only_what_this_run_logged_is_registered(platform: Platform) -> None:
         platform.mlflow.run("dubber") as run,
     ):
         run.register("xdub-dubber", "elsewhere")
+
+
+def test_the_same_bytes_are_registered_again_only_where_no_version_holds_them_whole(
+    platform: Platform, tmp_path: Path
+) -> None:
+    data = Dataset("dubber", tmp_path / "model-one", "abc.dir", 3000, 2)
+
+    def registered() -> int:
+        with platform.mlflow.run("dubber") as run:
+            return register_model(run, "xdub-dubber", Product(data, {}), platform)
+
+    assert registered() == 2
+    register(platform, tmp_path, "other")
+    assert registered() == 2
+    assert platform.mlflow.model_version("xdub-dubber", "@challenger").version == 2  # type: ignore[union-attr]
+    flip(verified(platform, 2))
+    assert registered() == 4
+    assert whole(platform, "@challenger") is None

@@ -446,7 +446,8 @@ def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None
     assert theirs is not None
     assert theirs.detail is not None
     assert theirs.detail["benchmark"]["cases"] == [
-        [case["case_id"], case["sentence"]] for case in map(json.loads, (folder / "records.jsonl").open())
+        [case["case_id"], case["sentence"]]
+        for case in map(json.loads, (folder / "records.jsonl").read_text("utf-8").splitlines())
     ]
     row = next(row for row in decision.table if row["measure"] == "opening")
     assert row["challenger"] == scores["rows"]["texture"]["opening"]["value"]
