@@ -25,6 +25,7 @@ from model_code.config import Config, FlowConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import experts_by_step, sigmas
+from model_code.dubbing.longform import windows
 from model_code.errors import InputError
 from model_code.faces.masks import inpaint_mask
 from model_code.seeding import seed_for
@@ -86,7 +87,7 @@ class DubbingPipelineModel:
         self, config: DubberConfig, codec: LatentCodec, audio_encoder: AudioEncoder, transformer: DubbingTransformer
     ) -> None:
         channels, residual = transformer.config["context_channels"], transformer.config["residual"]
-        if config.mode == "generator" and not channels or config.mode == "editor" and channels and not residual:
+        if (config.mode == "generator" and not channels) or (config.mode == "editor" and channels and not residual):
             raise InputError(
                 f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
                 "a generator has context channels, an editor has them only if it is residual",
@@ -139,32 +140,31 @@ class DubbingPipelineModel:
         """
         for item in items:
             self._check(item)
-        stride = self.config.window_frames - self.config.overlap_frames
-        counts = [1 + max(0, -(-(len(item.frames) - self.config.window_frames) // stride)) for item in items]
-        lengths = [self.config.window_frames + stride * (count - 1) for count in counts]
+        length, overlap = self.config.window_frames, self.config.overlap_frames
+        starts = [[start for start, _ in windows(len(item.frames), length, overlap)] for item in items]
         features = [self._features(item) for item in items]
         outputs = [
-            np.empty((length, *item.frames.shape[1:]), np.uint8) for item, length in zip(items, lengths, strict=True)
+            np.empty((own[-1] + length, *item.frames.shape[1:]), np.uint8)
+            for item, own in zip(items, starts, strict=True)
         ]
         done = 0
-        for index in range(max(counts, default=0)):
-            active = [number for number, count in enumerate(counts) if count > index]
+        for index, start in enumerate(max(starts, key=len, default=[])):
+            active = [number for number, own in enumerate(starts) if len(own) > index]
             for begin in range(0, len(active), batch_size):
                 chosen = active[begin : begin + batch_size]
-                start = index * stride
-                previous = [outputs[number][start : start + self.config.overlap_frames] for number in chosen]
-                windows = self._window(
+                previous = [outputs[number][start : start + overlap] for number in chosen]
+                dubbed = self._window(
                     [items[number] for number in chosen],
                     [features[number] for number in chosen],
                     start,
                     previous if index else None,
                 )
-                skip = self.config.overlap_frames if index else 0
-                for number, window in zip(chosen, windows, strict=True):
-                    outputs[number][start + skip : start + self.config.window_frames] = window[skip:]
+                skip = overlap if index else 0
+                for number, window in zip(chosen, dubbed, strict=True):
+                    outputs[number][start + skip : start + length] = window[skip:]
                 done += len(chosen)
                 if progress is not None:
-                    progress(done, sum(counts))
+                    progress(done, sum(map(len, starts)))
         return [output[: len(item.frames)] for output, item in zip(outputs, items, strict=True)]
 
     def _window(
