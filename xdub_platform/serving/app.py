@@ -30,7 +30,7 @@ from xdub_platform.serving.metrics import Metrics
 from xdub_platform.serving.multipart import MultipartJob
 from xdub_platform.serving.queue import FINISHED, Job, JobQueue, Limits, QueueFullError, State
 from xdub_platform.serving.shell import VERSION_HEADER, Shell
-from xdub_platform.serving.store import DiskFullError, JobStore, JobWriter, TooLargeError
+from xdub_platform.serving.store import DiskFullError, JobStore, JobWriter, TooLargeError, media_limits
 from xdub_platform.serving.supervisor import Supervisor
 from xdub_platform.settings import Settings
 
@@ -151,11 +151,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.limits = settings, settings.serving
         self.queue, self.store, self.keys = JobQueue.open(settings), JobStore(settings), Keys.of(settings)
-        narrower = {
-            "max_seconds": min(settings.media.max_seconds, self.limits.max_seconds),
-            "max_side": min(settings.media.max_side, self.limits.max_side),
-        }
-        self.inspector = Inspector(settings.media.model_copy(update=narrower))
+        self.inspector = Inspector(settings.media.model_copy(update=media_limits(settings)))
         self.supervisor = Supervisor(settings, self.queue, lambda: self.store.clean(self.queue))
         self.metrics = Metrics(self.queue, self.supervisor, self.store.root)
 
@@ -236,8 +232,8 @@ class Server:
         return named.seed
 
     def _forget(self, job_id: str) -> None:
-        self.queue.drop(job_id)
-        self.store.remove(job_id)
+        if self.queue.drop(job_id):
+            self.store.remove(job_id)
 
 
 Receiver = Callable[[Request, JobWriter], Awaitable[int]]

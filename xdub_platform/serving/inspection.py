@@ -17,7 +17,7 @@ from model_code.errors import InputError
 
 MEMORY = 2 << 30
 """Address space of the process, in bytes."""
-SECONDS = 20.0
+SECONDS = 30.0
 """Longest look at one file."""
 
 
@@ -59,8 +59,11 @@ class Inspector:
                     )
                 try:
                     return self._pool.submit(_look, str(path), kind, self._media.model_dump()).result(SECONDS)
-                except (BrokenProcessPool, FutureTimeout):
+                except BrokenProcessPool:
                     self._end()
+                except FutureTimeout:
+                    self._end()
+                    break
         return f"'{kind}' cannot be read", "it may be damaged: export it again as mp4 or wav"
 
     def _end(self) -> None:

@@ -240,10 +240,11 @@ class JobQueue:
             change = _jobs.update().where(mine).values(state=State.QUEUED, seed=seed, lease_until=None)
             return self._one(connection, job_id) if connection.execute(change).rowcount else None
 
-    def drop(self, job_id: str) -> None:
-        """Forgets a job whose files did not arrive."""
+    def drop(self, job_id: str) -> bool:
+        """Forgets a job whose files did not arrive; False if it is queued after all, or unknown."""
         with self._write() as connection:
-            connection.execute(_jobs.delete().where(_jobs.c.id == job_id, _jobs.c.state == State.RECEIVING))
+            this = _jobs.delete().where(_jobs.c.id == job_id, _jobs.c.state == State.RECEIVING)
+            return bool(connection.execute(this).rowcount)
 
     def get(self, owner: str, job_id: str) -> Job | None:
         """A job, if it belongs to `owner`."""

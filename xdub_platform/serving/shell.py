@@ -13,7 +13,7 @@ from xdub_platform.serving.metrics import Metrics
 from xdub_platform.serving.supervisor import Supervisor
 
 VERSION_HEADER = "X-Model-Version"
-LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]", "testserver"})
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 """A client may invent others; a metric for each would be its way to fill the memory."""
 PAGE_RULES = (

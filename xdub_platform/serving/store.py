@@ -23,6 +23,15 @@ class DiskFullError(Exception):
     """The disk has no room for them."""
 
 
+def media_limits(settings: Settings) -> dict[str, float]:
+    """Fields of `MediaConfig` that are narrower where strangers bring the files."""
+    media, limits = settings.media, settings.serving
+    return {
+        "max_seconds": min(media.max_seconds, limits.max_seconds),
+        "max_side": min(media.max_side, limits.max_side),
+    }
+
+
 class JobStore:
     """Inputs and results.
 

@@ -8,6 +8,7 @@ it is whole; otherwise the version at hand goes on serving, and the worker says 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -26,7 +27,7 @@ from model_code.workers.run import die_with_parent
 from xdub_platform.dubbing import RegisteredDubber
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.serving.queue import Job, JobQueue, Order, State
-from xdub_platform.serving.store import PARTS, JobStore
+from xdub_platform.serving.store import PARTS, JobStore, media_limits
 from xdub_platform.settings import Settings
 
 IDLE = 0.2
@@ -176,10 +177,7 @@ def make(
 ) -> None:
     """Makes one job from beginning to end with one model, and records what became of it."""
     folder, result = store.folder(job.id), f"result-{job.attempts}.mp4"
-    limits = {
-        "max_seconds": min(settings.media.max_seconds, settings.serving.max_seconds),
-        "max_side": min(settings.media.max_side, settings.serving.max_side),
-    }
+    limits = media_limits(settings)
     ended: dict[str, Any]
     with Watched(queue, job, settings, leaving) as watched:
         try:
@@ -201,7 +199,9 @@ def make(
             ended = {"state": State.FAILED, "error": str(error)}
         except Exception as error:  # one job's failure must not end the worker; the log has the whole of it
             log.exception("job %s failed", job.id)
-            ended = {"state": State.FAILED, "error": f"the dub failed: {type(error).__name__}"}
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            what = "the server's disk is full" if full else f"the dub failed: {type(error).__name__}"
+            ended = {"state": State.FAILED, "error": what}
     if not ended:
         _insist(lambda: queue.hand_back(job))
     elif not _insist(lambda: queue.finish(job, **ended)):

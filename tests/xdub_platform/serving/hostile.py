@@ -36,9 +36,8 @@ def make_all(folder: Path) -> dict[str, Path]:
     }
     made["silence_0s"].write_bytes(wav_bytes(np.zeros(0, np.float32)))
     made["grows"] = _grows(folder)
-    made["truncated"] = _cut(made["face"], folder / "truncated.mp4", 0.6)
-    front = _copied(made["face"], folder / "front.mp4", movflags="faststart")
-    made["truncated_late"] = _cut(front, folder / "truncated_late.mp4", 0.6)
+    made["truncated"] = _cut(_copied(made["face"], folder / "index_last.mp4"), folder / "truncated.mp4", 0.6)
+    made["truncated_late"] = _cut(made["face"], folder / "truncated_late.mp4", 0.6)  # its index comes first
     return made
 
 
@@ -59,6 +58,7 @@ def _video(path: Path, frames: int, size: tuple[int, int], rate: int = 25) -> Pa
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = Fraction(1, rate)
+        container.start_encoding()
         plain = av.VideoFrame(*size, "yuv420p")
         for plane in plain.planes:
             plane.update(bytes([128]) * plane.buffer_size)
@@ -118,8 +118,8 @@ def _sound_in_mp4(path: Path) -> Path:
     return path
 
 
-def _copied(source: Path, path: Path, **options: str) -> Path:
-    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
+def _copied(source: Path, path: Path) -> Path:
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
             if packet.dts is not None:

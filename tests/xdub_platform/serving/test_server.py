@@ -187,7 +187,7 @@ def test_a_killed_server_takes_its_worker_along_and_goes_on_where_it_was(state: 
         worker = server.worker()
         server.process.kill()
         server.process.wait()
-        wait_for(lambda: not _alive(worker), 10, "the worker to end with its server")
+        wait_for(lambda: not _alive(worker), 30, "the worker to end with its server")
     with state.serving(**SHORT_LEASE) as server:
         assert server.until(running, "done", "failed")["attempts"] == 2
         assert server.until(waiting, "done", "failed")["state"] == "done"
@@ -224,14 +224,14 @@ def test_it_follows_the_champion_and_never_serves_a_damaged_one(state: State, me
         assert server.job(under_way)["model_version"] == str(first), "made by one model from beginning to end"
         tiny.champion(state.runs, third)
         assert dub() == str(second), "the damaged one is not served"
-        wait_for(lambda: bool(server.ready()["problems"]), 10, "the problem to be told")
+        wait_for(lambda: bool(server.ready()["problems"]), 60, "the problem to be told", server.log)
         ready = server.ready()
         assert (ready["ready"], ready["model_version"]) == (True, str(second))
         assert "sha256" in ready["problems"][0]
         assert "xdub_champion_refused{" in server.client.get("/metrics").text
         tiny.champion(state.runs, first)
         assert dub() == str(first)
-        wait_for(lambda: server.ready()["problems"] == [], 10, "the problem to be gone")
+        wait_for(lambda: server.ready()["problems"] == [], 60, "the problem to be gone")
 
 
 def test_without_a_model_jobs_wait_until_there_is_one(state: State, media: Media) -> None:

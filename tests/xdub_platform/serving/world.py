@@ -22,7 +22,7 @@ from tests.xdub_platform.serving import tiny
 from xdub_platform.resources.mlflow import MlflowRuns
 from xdub_platform.settings import Settings, load_settings
 
-READY = 90.0
+READY = 300.0
 """Seconds that a server and its worker may take on a busy machine."""
 
 
@@ -65,7 +65,7 @@ class Server:
         """One job."""
         return dict(self.client.get(f"/v1/jobs/{job_id}").json())
 
-    def until(self, job_id: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
+    def until(self, job_id: str, *states: str, seconds: float = 240.0) -> dict[str, Any]:
         """Waits until the job is in one of `states`."""
         wait_for(lambda: self.job(job_id)["state"] in states, seconds, f"job {job_id} to be {states}", self.log)
         return self.job(job_id)
