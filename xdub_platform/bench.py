@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from model_code.files import write_json
 from model_code.metrics.scores import load_records, summarise, verdicts
 from xdub_platform.chain import Status, Step
-from xdub_platform.incoming import write_json
 from xdub_platform.platform import build_platform
 from xdub_platform.reporting import commit
 from xdub_platform.running import run_chain

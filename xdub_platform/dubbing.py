@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from model_code.errors import InputError
-from xdub_platform.incoming import write_json
+from model_code.files import write_json
 from xdub_platform.integrity import verified
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.settings import Settings

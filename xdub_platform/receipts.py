@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_code.files import write_json
 from xdub_platform.chain import Step
-from xdub_platform.incoming import files_at_rest, write_json
+from xdub_platform.incoming import files_at_rest
 from xdub_platform.platform import build_platform
 from xdub_platform.running import dataset_of
 from xdub_platform.settings import Settings

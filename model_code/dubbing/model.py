@@ -28,8 +28,8 @@ from model_code.diffusion.schedule import experts_by_step, sigmas
 from model_code.dubbing.longform import windows
 from model_code.errors import InputError
 from model_code.faces.masks import inpaint_mask
+from model_code.files import write_json
 from model_code.seeding import seed_for
-from model_code.training.checkpoint import write_json
 from model_code.training.data import latent_length, masked_frames, to_frames, to_network
 
 SAMPLES_PER_FRAME = 640

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from model_code.config import FilterConfig
 from model_code.faces.align import mouth_distance
 from model_code.faces.identity import IdentityEncoder
+from model_code.files import write_json
 from model_code.pairs.aspects import aspects
 from model_code.pairs.filters import IDENTITY_EVERY, scores
 from model_code.pairs.pair import Pair
 from model_code.seeding import rng_for
-from model_code.training.checkpoint import write_json
 
 BLURS = (0.7, 1.0)
 FLICKERS = (0.02, 0.03)

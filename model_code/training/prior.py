@@ -17,10 +17,10 @@ from model_code.backbones.audio import AudioEncoder
 from model_code.backbones.codec import LatentCodec
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
+from model_code.files import write_json
 from model_code.media.sample import ClipSample
 from model_code.pairs.shifted import shifted_companion
 from model_code.seeding import rng_for, seed_for
-from model_code.training.checkpoint import write_json
 from model_code.training.data import ClipEncoder, TrainingSet
 from model_code.training.loop import Progress, Trainer
 from model_code.training.phases import Critics, Phase, make_phase

@@ -12,7 +12,7 @@ from model_code import base
 from model_code.config import Config, FlowConfig, MediaConfig
 from model_code.diffusion.schedule import check_experts, sigmas
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, add_expert, load_transformer
-from model_code.training.checkpoint import write_json
+from model_code.files import write_json
 from model_code.workers.run import Progress, WorkerConfig, main
 
 

@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError
 
 from model_code.config import Config
 from model_code.errors import InputError
-from model_code.training.checkpoint import write_json
+from model_code.files import write_json
 
 RESULT = "result.json"
 PR_SET_PDEATHSIG = 1

@@ -27,11 +27,12 @@ from model_code.diffusion.schedule import sigmas
 from model_code.dubbing.model import LORA_FILE, load_transformer, save_transformer
 from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder
+from model_code.files import write_json
 from model_code.media.shards import Shard
 from model_code.metrics.syncnet import SyncNet
 from model_code.pairs.pair import read_pairs
 from model_code.seeding import seed_for
-from model_code.training.checkpoint import remove_checkpoints, write_json
+from model_code.training.checkpoint import remove_checkpoints
 from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, encode_clips, to_frames
 from model_code.training.loop import Trainer
 from model_code.training.losses import video_distance

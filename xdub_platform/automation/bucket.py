@@ -22,7 +22,8 @@ from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
 from model_code.errors import InputError
-from xdub_platform.incoming import VIDEO_SUFFIXES, write_json
+from model_code.files import write_json
+from xdub_platform.incoming import VIDEO_SUFFIXES
 from xdub_platform.settings import Settings
 
 BESIDE = frozenset({".wav", ".json"})

@@ -24,7 +24,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from xdub_platform.incoming import write_json
+from model_code.files import write_json
 
 log = logging.getLogger(__name__)
 

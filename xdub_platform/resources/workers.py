@@ -23,7 +23,7 @@ from typing import Any
 import dagster as dg
 
 from model_code.errors import InputError
-from xdub_platform.incoming import write_json
+from model_code.files import write_json
 from xdub_platform.locks import Owner, held
 
 LOG_LINES = 15
