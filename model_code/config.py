@@ -92,6 +92,21 @@ class TransformerConfig(Config):
     audio_inner_dim: int = 96
     audio_heads: int = 4
     audio_layers: int = 2
+    rope_theta: float = Field(
+        100.0,
+        description="Base of the rotary frequencies.",
+        json_schema_extra=deviation("10000", "12 x 12 cells: with 10000 one frequency in five tells neighbours apart"),
+    )
+    positions: int = Field(
+        12,
+        description="Side of a learned table of places in the crop, added to every token; 0 leaves it out.",
+        json_schema_extra=deviation("none", "masked cells look alike: finding out where they lie takes long training"),
+    )
+    audio_modulation: bool = Field(
+        True,
+        description="Each latent frame's window of sound also shifts its modulation.",
+        json_schema_extra=deviation("audio cross-attention alone", "that took off after thousands of steps"),
+    )
     residual: bool = Field(
         True,
         description="Prediction = what is known of the same frames (masked video, companion) + head output; x only. "
@@ -262,8 +277,9 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=5400,
+        steps=6000,
         batch_size=4,
+        lip_weight=6.0,
         learning_rate=1e-3,
         warmup_steps=50,
         cells=8,

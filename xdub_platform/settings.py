@@ -240,6 +240,10 @@ FULL_SCALE_TRANSFORMER = {
     "audio_layers": 4,
     "in_channels": 48,
     "out_channels": 48,
+    "patch_size": (1, 2, 2),
+    "rope_theta": 10_000.0,
+    "positions": 0,
+    "audio_modulation": False,
     "residual": False,
 }
 FULL_SCALE_FLOW = {"prediction": "v", "sampling_steps": 50, "sampling_shift": 5.0, "reference_guidance": 2.5}

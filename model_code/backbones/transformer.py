@@ -120,6 +120,9 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         audio_inner_dim: int = 96,
         audio_heads: int = 4,
         audio_layers: int = 2,
+        rope_theta: float = 10_000.0,
+        positions: int = 0,
+        audio_modulation: bool = False,
         residual: bool = False,
     ) -> None:
         super().__init__()
@@ -142,6 +145,12 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         self.time_embedding = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.audio_embedding = AudioProjection(audio_dim, audio_inner_dim, audio_heads, audio_layers, dim)
+        self.audio_shift = (
+            nn.Sequential(nn.Flatten(-2), nn.Linear(audio_window * audio_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+            if audio_modulation
+            else None
+        )
+        self.place_table = nn.Parameter(0.02 * torch.randn(dim, positions, positions)) if positions else None
         self.blocks = nn.ModuleList(
             DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None) for _ in range(num_layers)
         )
@@ -155,13 +164,16 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         return cls(**config.model_dump())
 
     def _initialise(self) -> None:
-        """Xavier weights; new parts (audio attention's output, head) start at zero."""
+        """Xavier weights and open gates; new parts (audio attention's output, head) start at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for block in self.blocks:
+            gates = cast(DubbingBlock, block).modulation.data[:, [2, 5]]
+            cast(DubbingBlock, block).modulation.data[:, [2, 5]] = gates + 1
         for layer in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         outputs = [cast(DubbingBlock, block).audio_attn.o.weight for block in self.blocks]
@@ -175,6 +187,15 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         patches = latents.reshape(batch, channels, frames, height // size, size, width // size, size)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, -1, channels * size * size)
         return F.linear(patches, weight.flatten(1), self.patch_embedding.bias)
+
+    def _places(self, place: tuple[int, int, int, int], rows: int, columns: int) -> Tensor:
+        """(tokens,dim) what is learned of the places (top, left, whole rows, whole columns) in tokens."""
+        assert self.place_table is not None
+        top, left, *whole = place
+        table = self.place_table
+        if list(table.shape[1:]) != whole:
+            table = F.interpolate(table[None], whole, mode="bilinear", align_corners=False)[0]
+        return table[:, top : top + rows, left : left + columns].flatten(1).T
 
     def _unpatch(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B,F,tokens,p*p*C) -> (B,C,F,height,width); channels vary fastest, as in the released head."""
@@ -216,16 +237,22 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         times = torch.cat([timestep.new_zeros(batch, reference_frames), timestep], dim=1)
         embedded = sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(x.dtype)
         embedded = self.time_embedding(embedded)
+        if self.audio_shift is not None and audio is not None:
+            heard = self.audio_shift(audio)
+            embedded = embedded + torch.cat([heard.new_zeros(batch, reference_frames, heard.shape[-1]), heard], dim=1)
         time = self.time_projection(embedded).unflatten(-1, (6, -1))
 
         head_dim = self.config["dim"] // self.config["num_heads"]
         rows, columns = height // size, width // size
         top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
+        if self.place_table is not None:
+            x = x + self._places((top, left, whole_rows, whole_columns), rows, columns)
+        theta = self.config["rope_theta"]
         tables = (
             rotary_table(
-                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device
+                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device, theta
             ),
-            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device),
+            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device, theta),
         )
         rotary = (torch.cat([tables[0][0], tables[1][0]]), torch.cat([tables[0][1], tables[1][1]]))
         sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))

@@ -17,6 +17,7 @@ from model_code.errors import InputError
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
     audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1, residual=False,
+    positions=0, audio_modulation=False, rope_theta=10_000.0,
 )  # fmt: skip
 
 
@@ -76,6 +77,20 @@ def test_generator_becomes_an_editor() -> None:
     residual = build(context_channels=4, residual=True)
     given = inputs(reference_frames=3, context=4)
     torch.testing.assert_close(generator_to_editor(residual)(**given), residual(**given))
+
+
+def test_learned_places_and_sound_in_the_modulation_have_an_effect() -> None:
+    given = inputs()
+    plain = build()(**given)
+    placed = build(positions=6)
+    assert (placed(**given) - plain).abs().max() > 1e-3
+    assert (placed(**given, place=(1, 0, 6, 6)) - placed(**given)).abs().max() > 1e-3
+    heard = build(audio_modulation=True)
+    for block in heard.blocks:
+        torch.nn.init.zeros_(block.audio_attn.o.weight)
+        torch.nn.init.zeros_(block.audio_attn.o.bias)
+    louder = {**given, "audio": given["audio"] * 2}
+    assert (heard(**louder) - heard(**given)).abs().max() > 1e-4
 
 
 def test_a_part_of_the_grid_stands_where_it_stands_in_the_whole() -> None:
