@@ -57,7 +57,8 @@ def register(runs: MlflowRuns, model: Path, alias: str | None = "champion") -> i
 
 def write_face(path: Path, frames: int = 6) -> Path:
     """A short clip of a rendered head."""
-    rendered, _ = render_spec(draw_spec(head_seed("FRESH", 910), 0, kind="natural", condition="plain"), 192)
+    spec = draw_spec(head_seed("FRESH", 910), 0, kind="natural", condition="plain", seconds=(1.0, 1.1))
+    rendered, _ = render_spec(spec, 192)
     write_video(path, rendered.frames[:frames], crf=12)
     return path
 
