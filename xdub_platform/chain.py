@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 STARTED_BY_TAG = "xdub/started_by"
 PLAN_TAG = "xdub/plan"
+KIND_TAG = "xdub/kind"
+"""Kinds of runs: those that plan and start others, those that make an asset, and those that act."""
+PLAN, MAKE, ACT = "plan", "make", "act"
 LOOK_EVERY = 2.0
 """Seconds between two looks at what running workers say."""
 
@@ -216,7 +219,7 @@ class Planner:
             One step for each selected node, in topological order.
         """
         order = [node for node in self.nodes(selection) if only(node)]
-        tags = {STARTED_BY_TAG: self.started_by, PLAN_TAG: plan or uuid.uuid4().hex[:12]}
+        tags = {STARTED_BY_TAG: self.started_by, PLAN_TAG: plan or uuid.uuid4().hex[:12], KIND_TAG: MAKE}
         steps: dict[Node, Step] = {}
         pending = list(order)
         parents = {node: self.parents(node) for node in order}

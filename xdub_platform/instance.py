@@ -10,28 +10,29 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
+from xdub_platform.chain import KIND_TAG, MAKE, PLAN
 from xdub_platform.settings import Settings
 
 # Two runs in threads of one process may not both redirect its output; workers write logs of their own.
 NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
-KIND_TAG = "xdub/kind"
-PLAN_KIND = "plan"
-"""Kind of the runs that plan and start others; two of them on one state root would wait for each other's lock."""
-
-
 def instance_config(settings: Settings) -> dict[str, Any]:
     """The ``dagster.yaml`` of a state root."""
+    parallel = settings.processes.parallel_runs
     config: dict[str, Any] = {
         "telemetry": {"enabled": False},
         "run_coordinator": {
             "module": "xdub_platform.automation.origin",
             "class": "AttributedRunCoordinator",
             "config": {
-                # A planner's run has children that the queue does not count; the other place is for a run by hand.
-                "max_concurrent_runs": 2,
-                "tag_concurrency_limits": [{"key": KIND_TAG, "value": PLAN_KIND, "limit": 1}],
+                # Two planners would wait for each other's lock. What a planner starts is counted, though not queued:
+                # a run by hand waits for a free place, and one that acts, such as a promotion, for nothing.
+                "max_concurrent_runs": parallel + 3,
+                "tag_concurrency_limits": [
+                    {"key": KIND_TAG, "value": PLAN, "limit": 1},
+                    {"key": KIND_TAG, "value": MAKE, "limit": parallel},
+                ],
             },
         },
         # Only what lost its process starts again by itself; what failed would fail again.

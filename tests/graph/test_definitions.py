@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from xdub_platform.chain import KIND_TAG, PLAN
 from xdub_platform.definitions import STAGES, build_definitions, code_version, stage_name
-from xdub_platform.instance import KIND_TAG, PLAN_KIND
 from xdub_platform.settings import Settings, load_settings
 
 # asset: (inputs, partitions, blocking checks, other checks)
@@ -80,7 +80,7 @@ OVERDUE_AFTER_A_WEEK = {"editor", "lip_expert", "texture_expert", "dubber", "ben
 
 def test_jobs_schedule_and_sensors(settings: Settings) -> None:
     repository = build_definitions(settings).get_repository_def()
-    jobs = {job.name: job.tags.get(KIND_TAG) == PLAN_KIND for job in repository.get_all_jobs()}
+    jobs = {job.name: job.tags.get(KIND_TAG) == PLAN for job in repository.get_all_jobs()}
     assert {name: plans for name, plans in jobs.items() if not name.startswith("__")} == JOBS
     (schedule,) = repository.schedule_defs
     assert (schedule.name, schedule.job_name, schedule.cron_schedule) == ("weekly_retrain", "retrain", "0 3 * * 0")

@@ -13,13 +13,12 @@ from xdub_platform import pictures
 from xdub_platform.automation.footage import unmade_shards
 from xdub_platform.automation.links import file_link
 from xdub_platform.automation.origin import origin
-from xdub_platform.chain import Status, Step
-from xdub_platform.instance import KIND_TAG, PLAN_KIND
+from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import promote
 from xdub_platform.settings import Settings
 
-PLANS = {KIND_TAG: PLAN_KIND, MAX_RETRIES_TAG: "3", RETRY_STRATEGY_TAG: "ALL_STEPS"}
+PLANS = {KIND_TAG: PLAN, MAX_RETRIES_TAG: "3", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 """Tags of jobs that plan. A killed one starts again: what it finished is fresh by then."""
 RETRAINED = "key:editor or key:lip_expert or key:texture_expert or key:dubber or key:benchmark_scores"
 FOOTAGE = ("raw_corpus", "clips", "companion_pairs")
@@ -208,7 +207,7 @@ def rebase_generator() -> None:
     run_rebase()
 
 
-@dg.job(tags={KIND_TAG: "act"})
+@dg.job(tags={KIND_TAG: ACT})
 def fetch_footage() -> None:
     """Copies footage from the bucket into the incoming folder."""
     copy_objects()

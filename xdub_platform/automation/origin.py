@@ -8,7 +8,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
-from xdub_platform.chain import STARTED_BY_TAG
+from xdub_platform.chain import KIND_TAG, MAKE, STARTED_BY_TAG
 
 BY_HAND = "Dagster UI"
 
@@ -29,11 +29,10 @@ def origin(tags: Mapping[str, str]) -> str:
 
 
 class AttributedRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue; every run that enters it says what started it."""
+    """Dagster's queue; every run that enters it says what started it and of which kind it is."""
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tags the run and queues it."""
         run = context.dagster_run
-        if STARTED_BY_TAG not in run.tags:
-            self._instance.add_run_tags(run.run_id, {STARTED_BY_TAG: origin(run.tags)})
+        self._instance.add_run_tags(run.run_id, {KIND_TAG: MAKE, STARTED_BY_TAG: origin(run.tags), **run.tags})
         return super().submit_run(context)

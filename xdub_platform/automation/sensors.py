@@ -12,7 +12,7 @@ from xdub_platform.automation.footage import highest, new_pairs, unmade_shards
 from xdub_platform.automation.jobs import fetch_footage, retrain, take_in_footage
 from xdub_platform.automation.messages import failure_message
 from xdub_platform.automation.webhook import post
-from xdub_platform.instance import KIND_TAG, PLAN_KIND
+from xdub_platform.chain import KIND_TAG, PLAN
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
@@ -123,5 +123,5 @@ def _beyond(shard: str, asked: dict[str, int]) -> bool:
 
 def _planning(instance: dg.DagsterInstance) -> bool:
     """Whether a run of the planner waits or is at work."""
-    unfinished = dg.RunsFilter(tags={KIND_TAG: PLAN_KIND}, statuses=NOT_FINISHED_STATUSES)
+    unfinished = dg.RunsFilter(tags={KIND_TAG: PLAN}, statuses=NOT_FINISHED_STATUSES)
     return bool(instance.get_run_records(unfinished, limit=1))
