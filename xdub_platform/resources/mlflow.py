@@ -243,13 +243,14 @@ class MlflowRuns(dg.ConfigurableResource):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Two processes may not migrate one sqlite file at once."""
-        if not self.tracking_uri.startswith("sqlite:///"):
+        """Two processes may not migrate one database at once; a server sees to that itself."""
+        is_file = self.tracking_uri.startswith("sqlite:///")
+        beside = self.tracking_uri.removeprefix("sqlite:///") if is_file else self.artifact_root
+        if not beside or "://" in beside:
             yield
             return
-        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with database.with_suffix(".lock").open("w") as handle:
+        Path(beside).parent.mkdir(parents=True, exist_ok=True)
+        with Path(beside).with_suffix(".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
