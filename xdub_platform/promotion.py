@@ -190,21 +190,21 @@ def compare(settings: PromotionSettings, mine: Scored, theirs: Scored) -> list[d
 
 def objections(settings: PromotionSettings, table: Sequence[dict[str, Any]], mine: Scored, theirs: Scored) -> list[str]:
     """What speaks against the challenger; nothing if it should become champion."""
-    primary = next((row for row in table if row["measure"] == settings.primary), None)
-    if primary is None or primary["better_by"] is None:
-        return [f"{settings.primary} is not in both score tables"]
     found = []
-    gain = primary["better_by"]
-    if gain <= settings.seed_spread:
-        found.append(
-            f"{settings.primary} {primary['challenger']:.3f} against {primary['champion']:.3f} is not better by more "
-            f"than the seed spread of {settings.seed_spread:g}"
-        )
-    elif (interval := gain_interval(settings.primary, mine, theirs)) is not None and interval[0] <= 0:
-        found.append(
-            f"the gain of {gain:.3f} in {settings.primary} may be the choice of cases: "
-            f"{interval[0]:.3f} to {interval[1]:.3f} when they are drawn again"
-        )
+    name, spread = settings.primary, settings.seed_spread
+    new, old = mine.values.get(name), theirs.values.get(name)
+    if new is None:
+        return [f"the challenger has no value of the primary score, {name}"]
+    # A champion without one (a mouth that never moves correlates with nothing) is worse than any value.
+    if old is not None:
+        gain = next(row["better_by"] for row in table if row["measure"] == name)
+        if gain <= spread:
+            found.append(f"{name} {new:.3f} against {old:.3f} is not better by more than the seed spread of {spread:g}")
+        elif (interval := gain_interval(name, mine, theirs)) is not None and interval[0] <= 0:
+            found.append(
+                f"the gain of {gain:.3f} in {name} may be the choice of cases: "
+                f"{interval[0]:.3f} to {interval[1]:.3f} when they are drawn again"
+            )
     for row in table:
         if not row["ok"]:
             told = (
@@ -290,8 +290,6 @@ def _judge(platform: Platform, version: int | None, *, rescore: bool) -> Decisio
     mine = recorded_scores(platform, challenger)
     if mine is None or mine.detail is None:
         return decide(False, f"version {challenger} has no scores: materialise `benchmark_scores`")
-    if settings.primary not in mine.values:
-        return decide(False, f"version {challenger} has no value of the primary score, {settings.primary}")
     if champion is None:
         return decide(True, "the first champion: it is whole and has scores, and there is nobody to compare it with")
     damage = whole(platform, champion)
@@ -315,9 +313,8 @@ def _judge(platform: Platform, version: int | None, *, rescore: bool) -> Decisio
     if against:
         return decide(False, note + "; ".join(against), table)
     gain = next(row["better_by"] for row in table if row["measure"] == settings.primary)
-    return decide(
-        True, f"{note}{settings.primary} is better by {gain:.3f} and every line keeps within its tolerance", table
-    )
+    better = "has a value now" if gain is None else f"is better by {gain:.3f}"
+    return decide(True, f"{note}{settings.primary} {better} and every line keeps within its tolerance", table)
 
 
 def _rescore(platform: Platform, champion: int, like: Scored) -> Scored:

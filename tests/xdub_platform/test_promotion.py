@@ -25,9 +25,18 @@ from xdub_platform.cli import app
 from xdub_platform.dubbing import benchmark_registered
 from xdub_platform.integrity import whole
 from xdub_platform.platform import Platform
-from xdub_platform.promotion import Decision, move_champion, plan_promotion, promote, promotion_lock, roll_back
-from xdub_platform.scores import record_scores, recorded_scores
-from xdub_platform.settings import Settings, load_settings
+from xdub_platform.promotion import (
+    Decision,
+    compare,
+    move_champion,
+    objections,
+    plan_promotion,
+    promote,
+    promotion_lock,
+    roll_back,
+)
+from xdub_platform.scores import Scored, record_scores, recorded_scores
+from xdub_platform.settings import PromotionSettings, Settings, load_settings
 
 NAME = "xdub-dubber"
 
@@ -242,6 +251,16 @@ def test_a_licence_must_be_acknowledged(platform: Platform, tmp_path: Path) -> N
     assert not roll_back(platform, 2).accepted
     platform.mlflow.client().set_model_version_tag(NAME, "2", "licence.acknowledged", "A. Person")
     assert promote(platform).accepted
+
+
+def test_a_primary_score_without_a_value_is_worse_than_any() -> None:
+    settings = PromotionSettings()
+    some, none = Scored("b", {"opening": 0.1, "ssim": 0.9}, None), Scored("b", {"ssim": 0.9}, None)
+    assert objections(settings, compare(settings, some, none), some, none) == []
+    refused = objections(settings, compare(settings, none, some), none, some)
+    assert refused == ["the challenger has no value of the primary score, opening"]
+    lost = Scored("b", {"opening": 0.5}, None)
+    assert objections(settings, compare(settings, lost, some), lost, some) == ["ssim has no value any more"]
 
 
 def test_the_alias_moves_only_from_the_champion_that_was_judged(platform: Platform, tmp_path: Path) -> None:
