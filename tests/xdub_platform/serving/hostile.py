@@ -24,7 +24,7 @@ def make_all(folder: Path) -> dict[str, Path]:
         "playlist": _text(folder / "playlist.mp4", f"#EXTM3U\n#EXTINF:1,\n{folder}/face.mp4\n#EXT-X-ENDLIST\n"),
         "playlist_url": _text(folder / "url.m3u8", "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"),
         "concat": _text(folder / "concat.mp4", f"ffconcat version 1.0\nfile '{folder}/face.mp4'\n"),
-        "nobody": _video(folder / "nobody.mp4", 10, (64, 64)),
+        "nobody": _video(folder / "nobody.mp4", 30, (64, 64)),
         "one_frame": _one_frame(folder),
         "no_frames": _video(folder / "no_frames.mkv", 0, (64, 64)),
         "eight_k": _video(folder / "eight_k.mp4", 1, (7680, 4320)),
@@ -87,8 +87,8 @@ def _huge(path: Path, side: int) -> Path:
 
 
 def _grows(folder: Path) -> Path:
-    """A header that says 64x64, and a 5120x64 picture in the middle of the stream."""
-    small = _video(folder / "small.ts", 30, (64, 64)).read_bytes()
+    """A header that says 64x64, and 5120x64 pictures from the fourth on."""
+    small = _video(folder / "small.ts", 3, (64, 64)).read_bytes()
     wide = _video(folder / "wide.ts", 5, (5120, 64)).read_bytes()
     path = folder / "grows.ts"
     path.write_bytes(small + wide)

@@ -20,7 +20,7 @@ from model_code import base
 from model_code.config import MediaConfig
 from model_code.faces.landmarker import Landmarker
 from model_code.media.ingest import ingest_file
-from tests.xdub_platform.serving import hostile
+from tests.xdub_platform.serving import hostile, tiny
 from tests.xdub_platform.serving.world import Parts, Server, State, make_state
 from xdub_platform.cli import main
 
@@ -142,7 +142,7 @@ def test_ingest(name: str, files: dict[str, Path], landmarker: Landmarker, tmp_p
     said = {"speaker_id": "a", "language": "en", "licence": "CC0", "consent": "written"}
     video.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
     if video.suffix != ".wav":
-        shutil.copy(files[case.audio], video.with_suffix(".wav"))
+        tiny.write_speech(video.with_suffix(".wav"), seconds=1.2)
     clips, refused = ingest_file(video, MediaConfig(), landmarker)
     assert clips == []
     assert len(refused) == 1
