@@ -78,10 +78,7 @@ class TransformerConfig(Config):
         0, description="Extra input channels: what is known of the target's own frames (the masked video)."
     )
     out_channels: int = 160
-    patch_size: tuple[int, int, int] = Field(
-        (1, 1, 1),
-        json_schema_extra=deviation("(1, 2, 2)", "a token of 4 x 160 numbers does not pass through a width of 192"),
-    )
+    patch_size: tuple[int, int, int] = (1, 2, 2)
     text_dim: int | None = Field(
         None,
         description="Width of the text features; None leaves the text cross-attention out.",
@@ -92,13 +89,8 @@ class TransformerConfig(Config):
     audio_inner_dim: int = 96
     audio_heads: int = 4
     audio_layers: int = 2
-    rope_theta: float = Field(
-        100.0,
-        description="Base of the rotary frequencies.",
-        json_schema_extra=deviation("10000", "12 x 12 cells: with 10000 one frequency in five tells neighbours apart"),
-    )
     positions: int = Field(
-        12,
+        6,
         description="Side of a learned table of places in the crop, added to every token; 0 leaves it out.",
         json_schema_extra=deviation("none", "masked cells look alike: finding out where they lie takes long training"),
     )
@@ -277,13 +269,13 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=6000,
-        batch_size=4,
+        steps=5500,
+        batch_size=16,
         lip_weight=6.0,
         learning_rate=1e-3,
         warmup_steps=50,
         cells=8,
-        whole_from=0.92,
+        whole_from=0.95,
         uniform_times=True,
         shift=2.0,
         ema_decay=0.998,

@@ -208,8 +208,19 @@ class PromotionSettings(Config):
 class PhasesSettings(Config):
     """The training phases; shifts 5.0 / 1.5 / 0.2 are the paper's."""
 
-    generator: PhaseConfig = PhaseConfig(phase="generator", steps=100, learning_rate=3e-4)
-    editor: PhaseConfig = PhaseConfig(phase="editor", steps=150, learning_rate=8e-4)
+    generator: PhaseConfig = PhaseConfig(
+        phase="generator",
+        steps=140,
+        batch_size=16,
+        cells=8,
+        whole_from=0.85,
+        learning_rate=3e-4,
+        uniform_times=True,
+        shift=2.0,
+    )
+    editor: PhaseConfig = PhaseConfig(
+        phase="editor", steps=160, batch_size=16, cells=8, whole_from=0.85, learning_rate=4e-4
+    )
     lip: PhaseConfig = PhaseConfig(
         phase="lip", steps=30, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
     )
@@ -240,8 +251,6 @@ FULL_SCALE_TRANSFORMER = {
     "audio_layers": 4,
     "in_channels": 48,
     "out_channels": 48,
-    "patch_size": (1, 2, 2),
-    "rope_theta": 10_000.0,
     "positions": 0,
     "audio_modulation": False,
     "residual": False,
@@ -260,12 +269,16 @@ def _full_phase(
         "clip_frames": frames,
         "face_weight": 0.3,
         "lip_weight": 0.3,
+        "cells": None,
+        "whole_from": 1.0,
+        "pixel_weighting": False,
+        "uniform_times": False,
         **more,
     }
 
 
 FULL_SCALE_PHASES = {
-    "generator": _full_phase("generator", 15_000, 256, 1e-5, 25),
+    "generator": _full_phase("generator", 15_000, 256, 1e-5, 25, shift=5.0),
     "editor": _full_phase("editor", 4_000, 256, 1e-5, 77),
     "lip": _full_phase("lip", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
     "texture": _full_phase("texture", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
@@ -290,7 +303,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "media": {"crop_size": 256},
         "processes": {"device": "cuda", "threads": 4},
         "clips_per_shard": 500,
-        "phases": {"generator": {"steps": 8000, "batch_size": 32}, "editor": {"steps": 8000, "batch_size": 32}},
+        "phases": {"generator": {"steps": 8000, "batch_size": 32, "cells": None}, "editor": {"steps": 8000, "batch_size": 32, "cells": None}},
     },
     "cluster": {
         "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},

@@ -20,11 +20,7 @@ def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def rotary_table(
-    head_dim: int,
-    grid: tuple[int, int, int],
-    shift: tuple[int, int],
-    device: torch.device,
-    theta: float = 10_000.0,
+    head_dim: int, grid: tuple[int, int, int], shift: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of 3D rotary positions.
 
@@ -33,7 +29,6 @@ def rotary_table(
         grid: Tokens in time, height and width.
         shift: Added to the height and width positions: the reference stands in shifted space (paper, section 3).
         device: Where the tables live.
-        theta: Base of the frequencies.
 
     Returns:
         Two (tokens,1,head_dim) float32 tables for `rotate`: every angle twice in a row, for interleaved pairs; the
@@ -43,7 +38,7 @@ def rotary_table(
     parts = []
     widths = (head_dim - 2 * spatial, spatial, spatial)
     for axis, (width, count, start) in enumerate(zip(widths, grid, (0, *shift), strict=True)):
-        frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
         angle = torch.outer(torch.arange(start, start + count, dtype=torch.float64), frequency)
         view = [1, 1, 1, width // 2]
         view[axis] = count

@@ -120,7 +120,6 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         audio_inner_dim: int = 96,
         audio_heads: int = 4,
         audio_layers: int = 2,
-        rope_theta: float = 10_000.0,
         positions: int = 0,
         audio_modulation: bool = False,
         residual: bool = False,
@@ -150,7 +149,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             if audio_modulation
             else None
         )
-        self.place_table = nn.Parameter(0.02 * torch.randn(dim, positions, positions)) if positions else None
+        self.place_table = nn.Parameter(torch.zeros(dim, positions, positions)) if positions else None
         self.blocks = nn.ModuleList(
             DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None) for _ in range(num_layers)
         )
@@ -164,7 +163,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         return cls(**config.model_dump())
 
     def _initialise(self) -> None:
-        """Xavier weights and open gates; new parts (audio attention's output, head) start at zero."""
+        """Xavier weights and open gates; new parts (what sound adds, head) start at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -177,6 +176,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         for layer in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         outputs = [cast(DubbingBlock, block).audio_attn.o.weight for block in self.blocks]
+        if self.audio_shift is not None:
+            outputs.append(cast(nn.Linear, self.audio_shift[-1]).weight)
         for fresh in (self.patch_embedding.bias, self.head.head.weight, *outputs):
             nn.init.zeros_(cast(Tensor, fresh))
 
@@ -247,12 +248,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
         if self.place_table is not None:
             x = x + self._places((top, left, whole_rows, whole_columns), rows, columns)
-        theta = self.config["rope_theta"]
         tables = (
             rotary_table(
-                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device, theta
+                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device
             ),
-            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device, theta),
+            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device),
         )
         rotary = (torch.cat([tables[0][0], tables[1][0]]), torch.cat([tables[0][1], tables[1][1]]))
         sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))

@@ -4,6 +4,7 @@
     python -m model_code.pretrain codec prior         some of it
     python -m model_code.pretrain --stage codec       one stage in this process
 
+A folder `<work>/init/prior` with an earlier prior is what the next one starts from.
 Every stage resumes or is skipped if its card is there; delete `<out>/<name>/card.json` to train it again.
 """
 
@@ -117,6 +118,7 @@ def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
         base.load("audio_encoder", out),
         out / "prior",
         config.prior,
+        init=work / "init" / "prior" if (work / "init" / "prior").is_dir() else None,
         work_dir=work / "prior",
         progress=tell,
     )

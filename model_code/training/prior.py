@@ -6,6 +6,8 @@ do. Its own scores stand first in the report, so that nobody takes its skill for
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from model_code.training.data import ClipEncoder, TrainingSet
 from model_code.training.loop import Progress, Trainer
 from model_code.training.phases import Critics, Phase, make_phase
 
+logger = logging.getLogger(__name__)
+
 HELD_OUT = 24
 """Every 24th clip is kept for the card's scores."""
 SCORING_BATCHES = 8
@@ -39,6 +43,7 @@ def train_prior(
     transformer: TransformerConfig | None = None,
     flow: FlowConfig | None = None,
     *,
+    init: Path | None = None,
     work_dir: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -53,6 +58,7 @@ def train_prior(
         phase: Budget; its `phase` is `base`.
         transformer: Shape; `context_channels` is set to the codec's channels.
         flow: Parameterisation.
+        init: An earlier prior: parts of the same name and shape start from it, others fresh.
         work_dir: Latent cache and checkpoints; a killed run goes on from there.
         device: Where to train.
         progress: As `Trainer`'s.
@@ -64,7 +70,10 @@ def train_prior(
     flow, transformer = flow or FlowConfig(), transformer or TransformerConfig()
     shape = transformer.model_copy(update={"context_channels": codec.latent_channels})
     torch.manual_seed(seed_for("prior", phase.seed) % 2**32)
-    model = DubbingTransformer.build(shape).to(device)
+    model = DubbingTransformer.build(shape)
+    if init is not None:
+        start_from(model, init)
+    model.to(device)
     target = torch.device(device)
     codec.to(target)  # type: ignore[attr-defined]
     encoder = ClipEncoder(codec, audio_encoder, work_dir / "latents" if work_dir else None, target)
@@ -87,6 +96,7 @@ def train_prior(
         "data": {"clips": len(clips), "held_out_clips": len(held), "frames": sum(len(clip.frames) for clip in clips)},
         "phase": phase.model_dump(mode="json"),
         "flow": flow.model_dump(mode="json"),
+        "init": None if init is None else json.loads((init / "card.json").read_text()),
         "seed": phase.seed,
         "seconds": round(time.monotonic() - started, 1),
         "device": device,
@@ -96,6 +106,15 @@ def train_prior(
     write_json(out / "curves.json", curves.rows)
     write_json(out / "card.json", card)
     return card
+
+
+def start_from(model: DubbingTransformer, folder: Path) -> None:
+    """Copies the weights of an earlier transformer where names and shapes agree."""
+    earlier = DubbingTransformer.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
+    state = model.state_dict()
+    same = {name: value for name, value in earlier.items() if name in state and state[name].shape == value.shape}
+    model.load_state_dict({**state, **same})
+    logger.info("%d of %d tensors start from %s", len(same), len(state), folder)
 
 
 @torch.no_grad()

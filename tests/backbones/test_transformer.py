@@ -17,7 +17,7 @@ from model_code.errors import InputError
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
     audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1, residual=False,
-    positions=0, audio_modulation=False, rope_theta=10_000.0,
+    positions=0, audio_modulation=False,
 )  # fmt: skip
 
 

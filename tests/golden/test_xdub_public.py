@@ -46,7 +46,7 @@ def model() -> DubbingTransformer:
         audio_inner_dim=audio["inner_dim"],
         audio_heads=audio["num_heads"],
         audio_layers=audio["num_layers"],
-        rope_theta=10_000.0,
+       
         positions=0,
         audio_modulation=False,
         residual=False,
