@@ -303,7 +303,10 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "media": {"crop_size": 256},
         "processes": {"device": "cuda", "threads": 4},
         "clips_per_shard": 500,
-        "phases": {"generator": {"steps": 8000, "batch_size": 32, "cells": None}, "editor": {"steps": 8000, "batch_size": 32, "cells": None}},
+        "phases": {
+            "generator": {"steps": 8000, "batch_size": 32, "cells": None},
+            "editor": {"steps": 8000, "batch_size": 32, "cells": None},
+        },
     },
     "cluster": {
         "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},

@@ -238,9 +238,7 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def batch(
-        self, seed: int, step: int, size: int, reference_frames: int = 1, frames: int | None = None
-    ) -> Batch:
+    def batch(self, seed: int, step: int, size: int, reference_frames: int = 1, frames: int | None = None) -> Batch:
         """The batch of one step.
 
         Clips come in epochs, each a permutation of the whole set. The reference is `reference_frames`

@@ -36,9 +36,9 @@ def clips(count: int = 4, scale: float = 1.0) -> list[EncodedClip]:
 
 
 def trainer(folder: Path | None, scale: float = 1.0, **changes: object) -> Trainer:
-    config = PhaseConfig(phase="generator", pixel_weighting=False, steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2).model_copy(
-        update=changes
-    )
+    config = PhaseConfig(
+        phase="generator", pixel_weighting=False, steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2
+    ).model_copy(update=changes)
     torch.manual_seed(0)
     model = DubbingTransformer.build(SHAPE)
     return Trainer(model, make_phase(config, FlowConfig()), TrainingSet(clips(scale=scale), 25, 16), config, folder)

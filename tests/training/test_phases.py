@@ -144,7 +144,9 @@ def test_motion_frames_are_clean_and_not_learned() -> None:
 
 def test_motion_frames_are_dropped_half_of_the_time() -> None:
     strategy, data = phase("editor"), batch()
-    dropped = torch.cat([strategy.inputs(data, generator(seed), with_context=False).learned[:, 0] for seed in range(100)])
+    dropped = torch.cat(
+        [strategy.inputs(data, generator(seed), with_context=False).learned[:, 0] for seed in range(100)]
+    )
     assert 0.4 < float(dropped.mean()) < 0.6
 
 
