@@ -40,7 +40,7 @@ from xdub_platform.settings import Settings
 REPOSITORY = Path(__file__).resolve().parent.parent
 STARTUP = 4.0
 """Seconds that a worker takes to import; part of the time in which it may be hit."""
-PATIENCE = 240.0
+PATIENCE = 900.0
 """Seconds after which a worker that does not come is given up."""
 LAST_BREATH = 15.0
 """Seconds in which everything that a killed process started must have ended."""

@@ -34,6 +34,8 @@ from xdub_platform.settings import Settings
 
 REST_SECONDS = 60.0
 """A partial file that no lock guards is left alone for this long after it was last written to."""
+NAMELESS_SECONDS = 600.0
+"""A run on this machine that has not named its process for this long has none."""
 UNFINISHED = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING)
 PARTIAL = re.compile(r"^\..+\.part$|\.partial$|\.partial\.npz$")
 """Names that our own writers use; what a user's browser or rsync is still writing has others."""
@@ -114,7 +116,7 @@ def _owners(settings: Settings) -> dict[str, Owner]:
 
 
 def _is_gone(settings: Settings, instance: dg.DagsterInstance, run_id: str, owner: Owner | None) -> bool:
-    """Whether the process that executed a run is known, was on this machine, and is no more."""
+    """Whether the process that executed a run was on this machine and is no more, or never came to say its number."""
     here = owner.host == socket.gethostname() if owner else _is_local(settings.database.url)
     if not here:
         return False
@@ -123,7 +125,8 @@ def _is_gone(settings: Settings, instance: dg.DagsterInstance, run_id: str, owne
         metadata = entry.dagster_event.engine_event_data.metadata if entry.dagster_event else {}
         if "pid" in metadata:
             return not _alive(int(str(metadata["pid"].value)), entry.timestamp)
-    return False
+    run = instance.get_run_record_by_id(run_id)
+    return run is not None and time.time() - run.update_timestamp.timestamp() >= NAMELESS_SECONDS
 
 
 def _is_local(url: str | None) -> bool:

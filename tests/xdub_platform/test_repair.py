@@ -210,3 +210,12 @@ def test_a_run_of_another_machine_is_left_alone(settings: Settings) -> None:
     with open_instance(settings) as instance:
         instance.add_run(dg.DagsterRun(job_name="job", run_id="run", status=dg.DagsterRunStatus.STARTED))
     assert set(found(settings)) == {"lock: work/editor/all.lock"}
+
+
+def test_a_run_that_never_named_its_process_is_given_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_instance(settings) as instance:
+        instance.add_run(dg.DagsterRun(job_name="job", run_id="run", status=dg.DagsterRunStatus.STARTED))
+    assert found(settings) == {}
+    monkeypatch.setattr("xdub_platform.repair.NAMELESS_SECONDS", 0.0)
+    assert set(found(settings, repair=True)) == {"Dagster run: run of job"}
+    assert found(settings) == {}
