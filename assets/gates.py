@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from xdub_platform.automation.links import file_link
+from xdub_platform.links import file_link
 from xdub_platform.partitions import is_heldout
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.resources.store import Dataset, DvcStore

@@ -14,6 +14,7 @@ from model_code.errors import InputError
 from xdub_platform.chain import Node, Planner, Rules, Step
 from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
+from xdub_platform.kubernetes import SubmittedRuns
 from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, shard_of, split_pair_key
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.processes import RunProcesses
@@ -134,9 +135,10 @@ def run_chain(
         def only(node: Node) -> bool:
             return shards is None or node.partition is None or shard_of(node.partition) in shards
 
-        if parallel == 1 and parent is None:
+        on_cluster = settings.processes.launcher == "kubernetes"
+        if parallel == 1 and parent is None and not on_cluster:
             return planner.run(selection, only=only, watch=watch)
-        with RunProcesses(settings) as processes:
+        with SubmittedRuns(settings, planner.defs, home) if on_cluster else RunProcesses(settings) as processes:
             return planner.run(
                 selection,
                 only=only,

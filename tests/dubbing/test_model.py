@@ -100,8 +100,12 @@ def test_company_changes_nothing(editor: DubbingPipelineModel) -> None:
 
 def test_the_second_window_goes_on_from_the_first(editor: DubbingPipelineModel) -> None:
     item = clip(0, 45)
-    short, long = editor.dub_crops(item.frames[:25], item.samples, 1), editor.dub_crops(item.frames, item.samples, 1)
-    assert np.array_equal(short[:12], long[:12])  # only the sound after the cut is another
+    silence = np.zeros_like(item.samples)  # or the two would hear another end
+    short, long = editor.dub_crops(item.frames[:25], silence, 1), editor.dub_crops(item.frames, silence, 1)
+    assert np.array_equal(short, long[:25])
+    changed = item.frames.copy()
+    changed[:25] = 255 - changed[:25]
+    assert not np.array_equal(long[25:], editor.dub_crops(changed, silence, 1)[25:])
 
 
 def test_short_sound_is_followed_by_silence(editor: DubbingPipelineModel) -> None:
