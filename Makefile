@@ -5,7 +5,7 @@ export GX_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export DAGSTER_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui pretrain bench lint clean
+.PHONY: demo test test-slow ui pretrain bench lint clean
 
 # torch first and with its dependencies (pip's settings decide which build), then the lock as it stands, then ourselves.
 .venv/.installed: requirements.lock pyproject.toml
@@ -18,8 +18,11 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 demo: .venv/.installed  ## run the whole chain on the embedded profile
 	$(BIN)/xdub demo
 
-test: .venv/.installed lint  ## static checks, then every test
-	$(BIN)/python -m pytest
+test: .venv/.installed lint  ## static checks, then every test that is not marked slow, in two processes
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-slow: .venv/.installed  ## the rest: kills, servers, browsers, the whole chain
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
