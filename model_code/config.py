@@ -275,7 +275,7 @@ class PretrainConfig(Config):
         learning_rate=1e-3,
         warmup_steps=50,
         cells=8,
-        whole_from=0.95,
+        whole_from=0.97,
         uniform_times=True,
         shift=2.0,
         ema_decay=0.998,
