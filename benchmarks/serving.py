@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from tests.xdub_platform.serving.world import Media, Server, make_media, make_parts, make_state, wait_for
+from xdub_platform.serving.keys import LOCAL
 from xdub_platform.serving.queue import JobQueue
 
 PAUSE = 0.5
@@ -31,6 +32,7 @@ class Load:
         accepted: Ids that they were given.
         made: Jobs in the queue's table that are done.
         states: All jobs in the table by state.
+        begun: How often one of them was begun.
         most_active: Most jobs that were active at any look.
         answers: Answers to POST by status.
         latency: Seconds of each GET of a job under load.
@@ -42,6 +44,7 @@ class Load:
     accepted: list[str]
     made: int
     states: dict[str, int]
+    begun: int
     most_active: int
     answers: Counter[int]
     latency: list[float]
@@ -56,7 +59,7 @@ class Load:
         rows = {
             "submissions": self.submissions,
             "accepted (distinct ids)": len(set(self.accepted)),
-            "made": self.made,
+            "made / begun": f"{self.made} / {self.begun}",
             "lost": self.submissions - self.made,
             "doubled": sum(self.states.values()) - len(set(self.accepted)),
             "most active at once": self.most_active,
@@ -146,19 +149,24 @@ def run(folder: Path, submissions: int = 200, clients: int = 20, bound: int = 50
         begin = time.monotonic()
         with ThreadPoolExecutor(clients + 1) as pool:
             watching = pool.submit(crowd.watch, submissions)
-            for future in [pool.submit(crowd.client, number, submissions // clients) for number in range(clients)]:
-                future.result()
-            wait_for(crowd.over.is_set, seconds, "all jobs to be done", server.log)
+            try:
+                for future in [pool.submit(crowd.client, number, submissions // clients) for number in range(clients)]:
+                    future.result()
+                wait_for(watching.done, seconds, "all jobs to be done", server.log)
+            finally:
+                crowd.over.set()
             watching.result()
         taken = time.monotonic() - begin
     queue = JobQueue.open(state.settings)
     states = {str(name): count for name, count in queue.counts().items() if count}
+    begun = sum(job.attempts for job in queue.mine(LOCAL, 2 * submissions))
     queue.engine.dispose()
     return Load(
         submissions,
         crowd.accepted,
         states.get("done", 0),
         states,
+        begun,
         crowd.most_active,
         crowd.answers,
         crowd.latency,
@@ -172,7 +180,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         load = run(Path(folder))
     print(load.table())
-    sys.exit(not load.submissions == len(set(load.accepted)) == load.made == sum(load.states.values()))
+    sys.exit(not load.submissions == len(set(load.accepted)) == load.made == load.begun == sum(load.states.values()))
 
 
 if __name__ == "__main__":

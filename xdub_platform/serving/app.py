@@ -154,6 +154,7 @@ class Server:
         self.inspector = Inspector(settings.media.model_copy(update=media_limits(settings)))
         self.supervisor = Supervisor(settings, self.queue, lambda: self.store.clean(self.queue))
         self.metrics = Metrics(self.queue, self.supervisor, self.store.root)
+        self._looking = asyncio.Lock()
 
     def owner(self, credentials: HTTPAuthorizationCredentials | None) -> str:
         """Whose request this is."""
@@ -181,7 +182,8 @@ class Server:
         try:
             seed = await self._take_in(job, request, receive)
             folder = self.store.folder(job.id)
-            await run_in_threadpool(self.inspector.check, folder / "video", folder / "audio")
+            async with self._looking:  # uploads wait for it here, not in the threads that answer everybody
+                await run_in_threadpool(self.inspector.check, folder / "video", folder / "audio")
             queued = await run_in_threadpool(self.queue.enqueue, job.id, seed)
             if queued is None:
                 raise ApiError(409, "the job was cancelled while its files arrived")

@@ -19,6 +19,8 @@ MEMORY = 2 << 30
 """Address space of the process, in bytes."""
 SECONDS = 30.0
 """Longest look at one file."""
+START = 120.0
+"""Longest start of the process."""
 
 
 class Inspector:
@@ -52,19 +54,21 @@ class Inspector:
     def _look(self, path: Path, kind: str) -> tuple[str, str] | None:
         with self._lock:
             for _ in range(2):  # the process may have been ended for something that was not this file
-                if self._pool is None:
-                    context = multiprocessing.get_context("spawn")
-                    self._pool = ProcessPoolExecutor(
-                        1, mp_context=context, initializer=_confine, initargs=(os.getpid(),)
-                    )
                 try:
-                    return self._pool.submit(_look, str(path), kind, self._media.model_dump()).result(SECONDS)
+                    pool = self._pool or self._begin()
+                    return pool.submit(_look, str(path), kind, self._media.model_dump()).result(SECONDS)
                 except BrokenProcessPool:
                     self._end()
                 except FutureTimeout:
                     self._end()
                     break
         return f"'{kind}' cannot be read", "it may be damaged: export it again as mp4 or wav"
+
+    def _begin(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_confine, initargs=(os.getpid(),))
+        self._pool.submit(_ready).result(START)
+        return self._pool
 
     def _end(self) -> None:
         if self._pool is not None:
@@ -87,6 +91,11 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
+
+
+def _ready() -> None:
+    """Imports what a look needs: that is no file's fault."""
+    import model_code.media.probe  # noqa: F401
 
 
 def _look(path: str, kind: str, media: dict[str, object]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ times are the database's, because several machines may share it.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ LOCK = 0x78647562
 FORGET = 3600.0
 """A worker that was silent for so long is gone."""
 WRITE = "xdub_write"
+ID = re.compile("[0-9a-f]{32}")
 
 
 class State(StrEnum):
@@ -248,6 +250,8 @@ class JobQueue:
 
     def get(self, owner: str, job_id: str) -> Job | None:
         """A job, if it belongs to `owner`."""
+        if not ID.fullmatch(job_id):  # Postgres would raise at some strings
+            return None
         with self._read() as connection:
             mine = (_jobs.c.id == job_id) & (_jobs.c.owner == owner)
             row = connection.execute(sa.select(*_columns).where(mine)).mappings().first()
@@ -339,7 +343,10 @@ class JobQueue:
         result: str | None = None,
         result_bytes: int = 0,
     ) -> bool:
-        """Ends a job; False if it is no longer this worker's, and nothing was changed."""
+        """Ends a job; False if it is no longer this worker's, and nothing was changed.
+
+        It may be said again when the database fell silent before it answered.
+        """
         with self._write() as connection:
             ended = {
                 "state": state,
@@ -351,7 +358,10 @@ class JobQueue:
                 "lease_until": None,
                 **({"done": _jobs.c.total} if state == State.DONE else {}),
             }
-            return bool(connection.execute(_jobs.update().where(_held(job)).values(ended)).rowcount)
+            if connection.execute(_jobs.update().where(_held(job)).values(ended)).rowcount:
+                return True
+            said = _attempt(job) & (_jobs.c.state == state)
+            return connection.execute(sa.select(_jobs.c.id).where(said)).first() is not None
 
     def hand_back(self, job: Job) -> None:
         """Puts a job that was interrupted in good order back; this attempt does not count."""
@@ -438,8 +448,11 @@ def _ended_instead(job: Job, max_attempts: int) -> dict[str, Any] | None:
 
 def _held(job: Job) -> sa.ColumnElement[bool]:
     """The job is still in the attempt that `job` was claimed for."""
-    this = (_jobs.c.id == job.id) & (_jobs.c.state == State.RUNNING)
-    return this & (_jobs.c.worker == job.worker) & (_jobs.c.attempts == job.attempts)
+    return _attempt(job) & (_jobs.c.state == State.RUNNING)
+
+
+def _attempt(job: Job) -> sa.ColumnElement[bool]:
+    return (_jobs.c.id == job.id) & (_jobs.c.worker == job.worker) & (_jobs.c.attempts == job.attempts)
 
 
 def _job(row: RowMapping) -> Job:

@@ -63,7 +63,7 @@ class Supervisor:
 
     @property
     def version(self) -> str | None:
-        """The model version that serves (of the first worker that has one)."""
+        """The model version that serves (of the first worker here that has one)."""
         return next((report.model_version for report in self.reports if report.model_version), None)
 
     async def run(self) -> None:
@@ -101,8 +101,13 @@ class Supervisor:
         slot.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         command = [sys.executable, "-m", "xdub_platform.serving.worker", "--name", slot.name, "--device", slot.device]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._settings.processes.threads)}
-        slot.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         slot.started = time.monotonic()
+        try:
+            slot.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        except OSError as error:
+            log.error("no worker can be started: %s", error)
+            slot.next_start = time.monotonic() + LONGEST_PAUSE
+            return
         assert slot.process.stdin is not None
         try:
             slot.process.stdin.write(self._settings.model_dump_json().encode())
@@ -112,7 +117,9 @@ class Supervisor:
 
     async def _refresh(self) -> None:
         try:
-            self.reports = await asyncio.to_thread(self._queue.workers, SILENT_AFTER)
+            heard = await asyncio.to_thread(self._queue.workers, SILENT_AFTER)
+            mine = {slot.name for slot in self.slots}  # not another server's, nor one that went with an earlier server
+            self.reports = [report for report in heard if report.name in mine]
             if time.monotonic() - self._cleaned > CLEAN or not self._cleaned:
                 self._cleaned = time.monotonic()
                 await asyncio.to_thread(self._clean)

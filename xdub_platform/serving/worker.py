@@ -162,11 +162,12 @@ def serve(settings: Settings, name: str, device: str, leaving: threading.Event) 
                 champion.follow()
                 looked = time.monotonic()
             dubber = champion.dubber
-            job = queue.claim(name, dubber.version, limits.lease_seconds, limits.max_attempts) if dubber else None
-            if job is not None and dubber is not None:
-                make(job, dubber, queue, store, settings, leaving)
-            elif not waiting or dubber is None:
+            if not waiting or dubber is None:  # nothing is claimed that came after the look at the alias
                 leaving.wait(IDLE)
+                continue
+            job = queue.claim(name, dubber.version, limits.lease_seconds, limits.max_attempts)
+            if job is not None:
+                make(job, dubber, queue, store, settings, leaving)
         except SQLAlchemyError as error:
             log.warning("the queue's database does not answer: %s", type(error).__name__)
             leaving.wait(1.0)

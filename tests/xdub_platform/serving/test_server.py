@@ -16,16 +16,22 @@ from tests.postgres import PostgresServer
 from tests.xdub_platform.serving import tiny
 from tests.xdub_platform.serving.world import Media, Parts, Server, State, make_state, wait_for
 from xdub_platform.serving.keys import Keys
+from xdub_platform.serving.queue import JobQueue
 
 SHORT_LEASE = {"lease_seconds": 5}
 
 
 @pytest.fixture(scope="module")
-def shared(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests that do it no harm; version 1 serves."""
+def shared_state(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> State:
     state = make_state(tmp_path_factory.mktemp("shared") / "state", parts)
     state.register()
-    with state.serving(max_upload_bytes=300_000) as server:
+    return state
+
+
+@pytest.fixture(scope="module")
+def shared(shared_state: State) -> Iterator[Server]:
+    """One server for the tests that do it no harm; version 1 serves."""
+    with shared_state.serving(max_upload_bytes=300_000) as server:
         yield server
 
 
@@ -167,6 +173,22 @@ def test_running_and_waiting_jobs_are_cancelled(shared: Server, media: Media) ->
     assert shared.client.get(f"/v1/jobs/{running}/result").status_code == 409
 
 
+def test_files_named_in_the_store(shared_state: State, shared: Server, media: Media) -> None:
+    inputs = shared_state.settings.path("serving", "inputs")
+    (inputs / "day").mkdir(parents=True)
+    (inputs / "day" / "face.mp4").write_bytes(media.video.read_bytes())
+    (inputs / "speech.wav").write_bytes(media.audio.read_bytes())
+    (inputs / "link.wav").symlink_to(media.audio)
+    named = {"video": "day/face.mp4", "audio": "speech.wav", "seed": 5}
+    job = shared.client.post("/v1/jobs", json=named)
+    assert job.status_code == 202
+    assert job.json()["seed"] == 5
+    assert shared.until(job.json()["id"], "done", "failed")["state"] == "done"
+    linked = shared.client.post("/v1/jobs", json={**named, "audio": "link.wav"})
+    assert linked.status_code == 422, "it leads out of the folder"
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_job_is_made(state: State, media: Media) -> None:
     state.register()
     with state.serving(**SHORT_LEASE) as server:
@@ -178,6 +200,7 @@ def test_a_killed_worker_is_replaced_and_its_job_is_made(state: State, media: Me
         assert 'xdub_worker_restarts{device="cpu"} 1.0' in server.client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_a_killed_server_takes_its_worker_along_and_goes_on_where_it_was(state: State, media: Media) -> None:
     state.register()
     with state.serving(**SHORT_LEASE) as server:
@@ -193,6 +216,7 @@ def test_a_killed_server_takes_its_worker_along_and_goes_on_where_it_was(state: 
         assert server.until(waiting, "done", "failed")["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_end_puts_its_job_back(state: State, media: Media) -> None:
     state.register()
     with state.serving() as server:
@@ -203,6 +227,7 @@ def test_a_server_that_is_told_to_end_puts_its_job_back(state: State, media: Med
         assert (done["state"], done["attempts"]) == ("done", 1), "the interrupted attempt does not count"
 
 
+@pytest.mark.slow
 def test_it_follows_the_champion_and_never_serves_a_damaged_one(state: State, media: Media) -> None:
     first, second, third = state.register(0), state.register(1, alias=None), state.register(2, alias=None)
     tiny.damage(state.runs, third)
@@ -235,6 +260,9 @@ def test_it_follows_the_champion_and_never_serves_a_damaged_one(state: State, me
 
 
 def test_without_a_model_jobs_wait_until_there_is_one(state: State, media: Media) -> None:
+    queue = JobQueue.open(state.settings)
+    queue.report("a worker of an earlier server", "cpu", "9", None)
+    queue.engine.dispose()
     with state.serving(ready=False, model_check_seconds=0.2) as server:
         job_id = server.submit(media.video, media.audio).json()["id"]
         wait_for(lambda: bool(server.ready()["problems"]), 60, "the worker")
@@ -284,6 +312,7 @@ def test_the_queue_is_bounded(state: State, media: Media) -> None:
         assert server.submit(media.video, media.audio).status_code == 202
 
 
+@pytest.mark.slow
 def test_on_postgres_that_restarts_in_mid_run(
     state: State, media: Media, postgres: str, postgres_server: PostgresServer
 ) -> None:
@@ -302,23 +331,6 @@ def test_on_postgres_that_restarts_in_mid_run(
             postgres_server.start()
         assert server.until(job_id, "done", "failed")["state"] == "done"
         assert server.until(waiting, "done", "failed")["state"] == "done"
-
-
-def test_files_named_in_the_store(state: State, media: Media) -> None:
-    state.register()
-    inputs = state.settings.path("serving", "inputs")
-    (inputs / "day").mkdir(parents=True)
-    (inputs / "day" / "face.mp4").write_bytes(media.video.read_bytes())
-    (inputs / "speech.wav").write_bytes(media.audio.read_bytes())
-    (inputs / "link.wav").symlink_to(media.audio)
-    with state.serving() as server:
-        named = {"video": "day/face.mp4", "audio": "speech.wav", "seed": 5}
-        job = server.client.post("/v1/jobs", json=named)
-        assert job.status_code == 202
-        assert job.json()["seed"] == 5
-        assert server.until(job.json()["id"], "done", "failed")["state"] == "done"
-        linked = server.client.post("/v1/jobs", json={**named, "audio": "link.wav"})
-        assert linked.status_code == 422, "it leads out of the folder"
 
 
 def long_enough(media: Media) -> Path:

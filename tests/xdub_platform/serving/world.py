@@ -117,7 +117,7 @@ class State:
             client.close()
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(30)
+                process.wait(60)
 
 
 def _answers(client: httpx.Client, path: str) -> bool:
