@@ -210,23 +210,23 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(
         phase="generator",
-        steps=140,
+        steps=80,
         batch_size=16,
         cells=8,
-        whole_from=0.85,
+        whole_from=0.9,
         learning_rate=3e-4,
         uniform_times=True,
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=160, batch_size=16, cells=8, whole_from=0.85, learning_rate=4e-4
+        phase="editor", steps=280, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4
     )
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=30, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
+        phase="lip", steps=24, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
-        steps=30,
+        steps=24,
         shift=0.2,
         learning_rate=2e-4,
         identity_weight=0.05,
@@ -255,7 +255,13 @@ FULL_SCALE_TRANSFORMER = {
     "audio_modulation": False,
     "residual": False,
 }
-FULL_SCALE_FLOW = {"prediction": "v", "sampling_steps": 50, "sampling_shift": 5.0, "reference_guidance": 2.5}
+FULL_SCALE_FLOW = {
+    "prediction": "v",
+    "sampling_steps": 50,
+    "sampling_shift": 5.0,
+    "reference_guidance": 2.5,
+    "guidance_from": 0.0,
+}
 
 
 def _full_phase(

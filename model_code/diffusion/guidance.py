@@ -54,6 +54,11 @@ class Guidance:
         return cls(lambda t: reference, lambda t: audio)
 
     @classmethod
+    def above(cls, t_min: float, reference: float = 1.0, audio: float = 1.0) -> Guidance:
+        """Constant scales for t >= `t_min`, none below."""
+        return cls(lambda t: reference if t >= t_min else 1.0, lambda t: audio if t >= t_min else 1.0)
+
+    @classmethod
     def release(cls, reference: float = 2.5, audio: float = 10.0) -> Guidance:
         """The release's schedules."""
         return cls(lambda t: release_reference_scale(t, reference), lambda t: release_audio_scale(t, audio))

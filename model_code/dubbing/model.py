@@ -194,7 +194,7 @@ class DubbingPipelineModel:
             reference=reference,
             audio=torch.from_numpy(audio).to(self.device),
             times=times,
-            guidance=Guidance.constant(flow.reference_guidance, flow.audio_guidance),
+            guidance=Guidance.above(flow.guidance_from, flow.reference_guidance, flow.audio_guidance),
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
