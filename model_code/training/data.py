@@ -197,7 +197,7 @@ class Batch:
     place: tuple[int, int, int, int] | None = None
 
     def cut(self, side: int, rng: np.random.Generator) -> Batch:
-        """The same batch with `side` x `side` latent cells of the lower middle of the crops, where faces have mouths."""
+        """The same batch with `side` x `side` latent cells of the crops' lower middle, where faces have mouths."""
         rows, columns = self.target.shape[-2:]
         top = int(rng.integers((rows - side) // 2, rows - side + 1))
         margin = (columns - side) // 4
