@@ -10,8 +10,8 @@ import dagster as dg
 
 from assets.gates import GATE, check_result
 from xdub_platform import pictures
-from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.integrity import whole
+from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.partitions import folder_of
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MlflowRun

@@ -9,8 +9,8 @@ import dagster as dg
 
 from assets.produce import dataset_name, files_in, run_tags
 from xdub_platform import pictures
-from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.incoming import IncomingFile, members_of
+from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings

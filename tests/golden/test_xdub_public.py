@@ -46,7 +46,6 @@ def model() -> DubbingTransformer:
         audio_inner_dim=audio["inner_dim"],
         audio_heads=audio["num_heads"],
         audio_layers=audio["num_layers"],
-       
         positions=0,
         audio_modulation=False,
         residual=False,

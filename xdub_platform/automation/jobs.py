@@ -11,9 +11,9 @@ from model_code.errors import InputError
 from ops.promote import show
 from xdub_platform import pictures
 from xdub_platform.automation.footage import unmade_shards
-from xdub_platform.links import file_link
 from xdub_platform.automation.origin import origin
 from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step
+from xdub_platform.links import file_link
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import promote
 from xdub_platform.settings import Settings
