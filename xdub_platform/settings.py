@@ -426,7 +426,9 @@ def load_settings(**overrides: Any) -> Settings:
         raise InputError(f"setting {name}={first.get('input')!r}: {first['msg']}", remedy) from error
 
 
-KNOWN_ENVIRONMENT = frozenset({"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_NO_SKIP", "XDUB_LOG", "XDUB_WEBHOOK_SECRET"})
+KNOWN_ENVIRONMENT = frozenset(
+    {"XDUB_GOLDEN_DIR", "XDUB_CLIPS_DIR", "XDUB_NO_SKIP", "XDUB_SCREENSHOTS", "XDUB_LOG", "XDUB_WEBHOOK_SECRET"}
+)
 
 
 def unknown_environment() -> list[str]:
