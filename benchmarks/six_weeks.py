@@ -103,9 +103,8 @@ class Weeks:
             self.console.print(f"NOT AS EXPECTED: {what}", markup=False, style="red")
 
     def champion(self) -> int:
-        """The version that the alias names; 0 if there is none."""
-        found = self.platform.mlflow.model_version(self.settings.mlflow.model_name, "@champion")
-        return int(found.version) if found else 0
+        """The version that the alias names."""
+        return int(self.platform.mlflow.model_version(self.settings.mlflow.model_name, "@champion").version)  # type: ignore[union-attr]
 
     def newest(self) -> int:
         """The version that was registered last."""
@@ -114,12 +113,11 @@ class Weeks:
     def footage(self) -> list[Path]:
         """Drops two clips of two heads that no week before had; returns the videos."""
         corpus = self.settings.corpus.model_copy(update={"seed": 100 + self.week, "heldout_heads": 0})
-        specs = [
-            spec.model_copy(update={"name": f"week{self.week}_{index}", "speaker_id": f"week{self.week}_{index}"})
-            for index, spec in enumerate(corpus_specs(corpus))
-        ]
+        names = [f"week{self.week}_{index}" for index in range(corpus.training_heads)]
+        drawn = zip(corpus_specs(corpus), names, strict=True)
+        specs = [spec.model_copy(update={"name": name, "speaker_id": name}) for spec, name in drawn]
         write_corpus(self.settings.incoming, corpus, specs=specs, processes=1)
-        return [self.settings.incoming / f"{spec.name}.mp4" for spec in specs]
+        return [self.settings.incoming / f"{name}.mp4" for name in names]
 
     def chain(self, *, ruinous: bool = False) -> list[Step]:
         """Takes in and makes everything stale, as a week's run does, and logs what came of the footage."""
@@ -186,7 +184,8 @@ class Weeks:
             video = first.with_name(f"week2_{name}.mp4")
             shutil.copy(like.with_suffix(".wav"), video.with_suffix(".wav"))
             card = json.loads(like.with_suffix(".json").read_text(encoding="utf-8"))
-            card = {key: value for key, value in card.items() if (key, name) != ("consent", "no-consent")}
+            if name == "no-consent":
+                del card["consent"]
             video.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
             video.write_bytes(content)
         self.chain()
@@ -241,8 +240,6 @@ class Weeks:
         for process in both:
             process.start()
         answers = [told.get(timeout=PATIENCE) for _ in both]
-        for process in both:
-            process.join()
         for version, accepted, reason in sorted(answers, key=lambda answer: answer[1]):
             self.log(accepted, "promote", version, reason, begin)
         won = [version for version, accepted, _ in answers if accepted]
@@ -300,8 +297,8 @@ def main(root: Path, output: Path) -> int:
     weeks.first_model()
     state = State(weeks.settings, weeks.platform.mlflow, (root, root, root))  # its models are not used here
     with state.serving(model_check_seconds=1) as server:
-        url = str(server.client.base_url)
-        customer = Customer(url, tiny.write_face(root / "face.mp4"), tiny.write_speech(root / "speech.wav"))
+        face, speech = tiny.write_face(root / "face.mp4"), tiny.write_speech(root / "speech.wav")
+        customer = Customer(str(server.client.base_url), face, speech)
         customer.start()
         mishaps = weeks.bad_footage, weeks.damaged_champion, weeks.worse_model, weeks.two_promotions, weeks.killed_run
         for weeks.week, mishap in enumerate(mishaps, 2):
@@ -317,17 +314,13 @@ def main(root: Path, output: Path) -> int:
 
 def markdown(weeks: Weeks, customer: Customer) -> str:
     """The log for people."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
-
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     seconds = time.monotonic() - weeks.begin
     failed = [what for ok, what in weeks.checks if not ok]
     lines = [
         "# Six simulated weeks",
-        f"`python -m benchmarks.six_weeks` at commit {git('rev-parse', '--short', 'HEAD')}, "
-        f"{datetime.now(UTC):%Y-%m-%d}: {seconds:.0f} s on two CPU cores. "
-        f"{len(weeks.checks) - len(failed)} of {len(weeks.checks)} expectations met.",
+        f"`python -m benchmarks.six_weeks` at commit {commit}, {datetime.now(UTC):%Y-%m-%d}: {seconds:.0f} s on two "
+        f"CPU cores. {len(weeks.checks) - len(failed)} of {len(weeks.checks)} expectations met.",
         "",
         "The smallest chain that starts from the shipped base: a few optimiser steps a phase, a benchmark of two "
         "clips. The first week's and the fourth week's editor are ruined on purpose, by a learning rate of "
@@ -341,15 +334,8 @@ def markdown(weeks: Weeks, customer: Customer) -> str:
             if number == week
         ]
     asked = ", ".join(f"{count} x {status}" for status, count in sorted(customer.statuses.items()))
-    lines += [
-        "",
-        "## The server",
-        f"One process from week 2 to week 6. Answers to the client: {asked}. "
-        "It always asks for the same dub; one version gives one result, byte for byte:",
-        "",
-        "| version | dubs | SHA-256 of each |",
-        "|---|---|---|",
-    ]
+    told = f"One process from week 2 to week 6. Answers to the client: {asked}. It always asks for the same dub:"
+    lines += ["", "## The server", told, "", "| version | dubs | SHA-256 of each |", "|---|---|---|"]
     counted = Counter((answer.version, answer.digest) for answer in customer.answers)
     lines += [f"| {version} | {count} | {digest} |" for (version, digest), count in sorted(counted.items())]
     lines += ["", "## Expectations"]
