@@ -80,11 +80,13 @@ def resolved(stage: ModuleType, settings: Settings) -> dg.AssetsDefinition:
     """A stage's asset with what the settings say of it: code version and freshness policy."""
     name = stage_name(stage)
     asset: dg.AssetsDefinition = getattr(stage, name)
-    told = {"code_version": code_version(stage, settings), "freshness_policy": freshness_policy(name, settings)}
+    version, policy = code_version(stage, settings), freshness_policy(name, settings)
     with warnings.catch_warnings():
         # Dagster calls mapping specs a preview; the alternative is to build every asset inside a function.
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return asset.map_asset_specs(lambda spec: spec.replace_attributes(**told))
+        return asset.map_asset_specs(
+            lambda spec: spec.replace_attributes(code_version=version, freshness_policy=policy)
+        )
 
 
 defs = build_definitions(load_settings())

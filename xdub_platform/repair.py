@@ -57,7 +57,7 @@ class Leftover:
     kind: str
     what: str
     why: str
-    clear: Callable[[], None] | None
+    clear: Callable[[], object] | None
 
 
 def leftovers(settings: Settings, repair: bool = False) -> list[Leftover]:
@@ -105,7 +105,7 @@ def _runs(settings: Settings, platform: Platform) -> Iterator[Leftover]:
         for run_id, run in gone.items():
             assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or run.job_name
             told = "its process was killed (found by xdub doctor)"
-            clear = partial(instance.report_run_failed, run, told)
+            clear: Callable[[], object] = partial(instance.report_run_failed, run, told)
             yield Leftover("Dagster run", f"{run_id[:8]} of {assets}", "no process runs it; ends as failed", clear)
 
 

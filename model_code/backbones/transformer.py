@@ -193,7 +193,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         """(tokens,dim) what is learned of the places (top, left, whole rows, whole columns) in tokens."""
         assert self.place_table is not None
         top, left, *whole = place
-        table = self.place_table
+        table: Tensor = self.place_table
         if list(table.shape[1:]) != whole:
             table = F.interpolate(table[None], whole, mode="bilinear", align_corners=False)[0]
         return table[:, top : top + rows, left : left + columns].flatten(1).T

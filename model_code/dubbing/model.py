@@ -141,14 +141,14 @@ class DubbingPipelineModel:
         for item in items:
             self._check(item)
         length, overlap = self.config.window_frames, self.config.overlap_frames
-        starts = [[start for start, _ in windows(len(item.frames), length, overlap)] for item in items]
+        starts: list[list[int]] = [[start for start, _ in windows(len(item.frames), length, overlap)] for item in items]
         features = [self._features(item) for item in items]
         outputs = [
             np.empty((own[-1] + length, *item.frames.shape[1:]), np.uint8)
             for item, own in zip(items, starts, strict=True)
         ]
         done = 0
-        for index, start in enumerate(max(starts, key=len, default=[])):
+        for index, start in enumerate(sorted(starts, key=len)[-1] if starts else []):
             active = [number for number, own in enumerate(starts) if len(own) > index]
             for begin in range(0, len(active), batch_size):
                 chosen = active[begin : begin + batch_size]

@@ -22,6 +22,7 @@ import torch
 
 from model_code.avatars.clipspec import CONDITION_SHARES, ClipSpec, fresh_specs, other_speech, render_spec
 from model_code.avatars.corpus import CRF, corpus_specs, sidecar
+from model_code.avatars.scene import Condition
 from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
 from model_code.dubbing.model import DubItem
@@ -156,14 +157,14 @@ def _in_rounds(heads: list[list[ClipSpec]]) -> list[ClipSpec]:
     Each head gives the clip whose condition is furthest behind its share, and of these the one that the fewest heads
     after it could give.
     """
-    heads, chosen, taken = [list(clips) for clips in heads], list[ClipSpec](), Counter[str]()
+    heads, chosen, taken = [list(clips) for clips in heads], list[ClipSpec](), Counter[Condition]()
     while any(heads):
         for number, clips in enumerate(heads):
             if not clips:
                 continue
             later = Counter(condition for others in heads[number + 1 :] for condition in {c.condition for c in others})
 
-            def urgency(clip: ClipSpec, later: Counter[str] = later) -> tuple[float, int]:
+            def urgency(clip: ClipSpec, later: Counter[Condition] = later) -> tuple[float, int]:
                 return taken[clip.condition] / CONDITION_SHARES[clip.condition], later[clip.condition]
 
             chosen.append(min(clips, key=urgency))

@@ -275,7 +275,7 @@ class TrainingSet:
 
     def _collate(self, windows: list[dict[str, Tensor]]) -> Batch:
         names = [name for name in windows[0] if name != "_id" and all(name in window for window in windows)]
-        tensors = {name: torch.stack([window[name] for window in windows]) for name in names}
+        tensors: dict[str, Any] = {name: torch.stack([window[name] for window in windows]) for name in names}
         return Batch(clip_ids=tuple(str(window["_id"]) for window in windows), **tensors)
 
 

@@ -84,7 +84,7 @@ class Keys:
             self._read_at, self._owners = None, {}
             return
         if self._read_at != (stat.st_mtime_ns, stat.st_ino):
-            self._owners = {row["sha256"]: row["name"] for row in self._rows()}
+            self._owners = {str(row["sha256"]): str(row["name"]) for row in self._rows()}
             self._read_at = (stat.st_mtime_ns, stat.st_ino)
 
     def _rows(self) -> list[dict[str, str | int]]:

@@ -233,7 +233,7 @@ class JobQueue:
                 "lease_until": now + seconds,
             }
             connection.execute(_jobs.insert().values(values))
-            return self._one(connection, values["id"]), True
+            return self._one(connection, str(values["id"])), True
 
     def enqueue(self, job_id: str, seed: int) -> Job | None:
         """Puts a job whose files are complete into the queue; None if it took too long or was cancelled."""
