@@ -65,11 +65,12 @@ def settings_of(root: Path, *, ruinous: bool = False) -> Settings:
         root,
         clips_per_shard=8,
         transformer={},
+        flow={"sampling_steps": 4},
         corpus={**SMALL["corpus"], "heldout_heads": 2, "clips_per_head": 1},  # type: ignore[dict-item]
         gates={"max_quarantined": 0.7, "min_accepted": 0.0},
         phases={**SMALL["phases"], "editor": editor},  # type: ignore[dict-item]
         benchmark={"cases": 2, "seconds": 2.0, "silent_frames": 5},
-        processes={"parallel_runs": 1, "training_threads": 1},
+        processes={"parallel_runs": 1, "training_threads": 2},
         promotion={"tolerances": dict.fromkeys(UNJUDGED)},
     )
 
