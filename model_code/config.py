@@ -142,7 +142,7 @@ class FlowConfig(Config):
         ),
     )
     guidance_from: float = Field(
-        0.5,
+        0.7,
         description="Times below are not guided: the mouth stands by then, and a guided step costs twice.",
         json_schema_extra=deviation("every step", "two CPU cores"),
     )

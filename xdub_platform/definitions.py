@@ -66,11 +66,14 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
     assets = [resolved(stage, settings) for stage in STAGES]
     assets = [with_gpu_tags(asset, settings) for asset in assets]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of a parameter of sensors that we do not give
+        sensors = [new_footage(settings), failures_to_webhook(settings)]
     return dg.Definitions(
         assets=assets,
         jobs=[*JOBS, promote, roll_back, publish],
         schedules=[weekly_retrain(settings)],
-        sensors=[new_footage(settings), failures_to_webhook(settings)],
+        sensors=sensors,
         resources={"platform": build_platform(settings)},
         executor=executor(settings),
     )

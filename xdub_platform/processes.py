@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -69,11 +70,17 @@ class RunProcesses:
         return self.pool.submit(_execute, node, tags, run_id)
 
 
+def log_as_told() -> None:
+    """What libraries log goes to stderr from XDUB_LOG's level on, as the command itself has it."""
+    logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+
+
 def _open(resolved: dict[str, Any], parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended while this process was still importing
         os._exit(1)
+    log_as_told()
     settings = Settings.model_validate(resolved)
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     _opened.append(Runtime(job, open_instance(settings), parent))

@@ -210,7 +210,7 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(
         phase="generator",
-        steps=80,
+        steps=50,
         batch_size=16,
         cells=8,
         whole_from=0.9,
@@ -219,14 +219,14 @@ class PhasesSettings(Config):
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=280, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4
+        phase="editor", steps=240, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4
     )
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=24, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
+        phase="lip", steps=18, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
-        steps=24,
+        steps=18,
         shift=0.2,
         learning_rate=2e-4,
         identity_weight=0.05,
