@@ -290,7 +290,7 @@ def test_keys(state: State, media: Media) -> None:
             assert foreign.status_code == 404
             assert foreign.json() == unknown.json(), "whether it exists is not told"
         assert server.client.get("/v1/jobs", headers=as_bert).json() == {"jobs": []}
-        for wrong in ("Bearer nonsense", f"Basic {anna}", "Bearer "):
+        for wrong in ("Bearer nonsense", f"Basic {anna}", "Bearer"):
             refused = server.client.get(f"/v1/jobs/{job_id}", headers={"Authorization": wrong})
             assert refused.status_code == 401
         assert httpx.get(f"{server.client.base_url}v1/jobs").status_code == 401
