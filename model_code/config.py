@@ -134,7 +134,7 @@ class FlowConfig(Config):
         1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
     )
     audio_guidance: float = Field(
-        3.0,
+        2.0,
         json_schema_extra=deviation(
             "10 s^1.5 (release)",
             "set by measurement on the base",
