@@ -1,0 +1,156 @@
+"""A state root at the smallest numbers, with the Dagster UI that `xdub ui` opens on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from playwright.sync_api import Page
+
+from model_code.base import CLASSES, FOLDER
+from tests.graph.test_whole_chain import EASY, SMALL
+from tests.xdub_platform.serving.world import free_port
+from xdub_platform.settings import load_settings
+
+XDUB = (sys.executable, "-c", "from xdub_platform.cli import main; main()")
+PATIENCE = 900.0
+"""Seconds after which something is given up: the machine may be busy."""
+
+RUNS = """{ runsOrError(limit: 100) { ... on Runs { results {
+    runId jobName status assetSelection { path } tags { key value } } } } }"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the UI's own interface tells of it."""
+
+    job: str
+    status: str
+    assets: tuple[str, ...]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running UI."""
+
+    url: str
+    log: Path
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        answer = httpx.post(f"{self.url}/graphql", json={"query": RUNS}, timeout=60.0).json()
+        return [
+            Run(
+                one["jobName"],
+                one["status"],
+                tuple(key["path"][0] for key in one["assetSelection"] or ()),
+                {tag["key"]: tag["value"] for tag in one["tags"]},
+            )
+            for one in answer["data"]["runsOrError"]["results"]
+        ]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A state root and what its processes are told."""
+
+    root: Path
+    settings: dict[str, Any]
+
+    def environment(self, **more: Any) -> dict[str, str]:
+        """Of a process on this state root; `more` are settings that differ."""
+        given = {
+            f"XDUB_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in {**self.settings, **more}.items()
+        }
+        return {**os.environ, **given, "XDUB_STATE_ROOT": str(self.root), "COLUMNS": "200"}
+
+    def run(self, select: str) -> None:
+        """`xdub run --select`: makes of it what is missing or stale."""
+        done = subprocess.run(
+            [*XDUB, "run", "--select", select], env=self.environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @contextmanager
+    def ui(self, **more: Any) -> Iterator[Ui]:
+        """`xdub ui` with webserver and daemon, ended with every process that it started."""
+        port, log = free_port(), self.root.parent / "ui.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*XDUB, "ui", "--port", str(port)],
+                env=self.environment(**more),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        ui = Ui(f"http://127.0.0.1:{port}", log)
+        try:
+            until(lambda: _answers(ui), "the UI to answer", log)
+            yield ui
+        finally:
+            _end(process.pid)
+            process.wait()
+
+
+def make_footage(root: Path) -> Desk:
+    """The smallest corpus in the incoming folder of a new state root."""
+    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
+    if missing:
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+    from model_code.avatars.corpus import write_corpus
+
+    settings = {**SMALL, "pairs": {**SMALL["pairs"], "filters": EASY}}  # type: ignore[dict-item]
+    loaded = load_settings(state_root=root, **settings)
+    write_corpus(loaded.incoming, loaded.corpus, truth=loaded.path("truth"), progress=lambda done, total: None)
+    return Desk(root, settings)
+
+
+def until(condition: Callable[[], bool], what: str, log: Path) -> None:
+    """Polls; on failure shows the end of the UI's log."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        told = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        assert time.monotonic() < ends, f"waited {PATIENCE:.0f} s for {what}\n{told}"
+        time.sleep(1.0)
+
+
+def picture(page: Page, folder: Path, name: str) -> None:
+    """A screenshot into the test's folder, or into $XDUB_SCREENSHOTS."""
+    where = Path(os.environ.get("XDUB_SCREENSHOTS", folder))
+    where.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=where / f"{name}.png")
+
+
+def _answers(ui: Ui) -> bool:
+    try:
+        return httpx.get(f"{ui.url}/server_info", timeout=10.0).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _end(pid: int) -> None:
+    """`dagster dev` ignores polite signals in the background: its processes are ended one by one."""
+    try:
+        leader = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    family = [*leader.children(recursive=True), leader]
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=30)
