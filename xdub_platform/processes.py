@@ -72,7 +72,10 @@ class RunProcesses:
 
 def log_as_told() -> None:
     """What libraries log goes to stderr from XDUB_LOG's level on, as the command itself has it."""
-    logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    level = os.environ.get("XDUB_LOG", "WARNING")
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)  # some libraries give their own loggers a level
 
 
 def _open(resolved: dict[str, Any], parent: int) -> None:
