@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ def main() -> None:
     """Entry point: bad input ends in one line and exit code 2."""
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", "Parameter `owners` of initializer")  # one that we do not give
     logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
