@@ -35,7 +35,7 @@ from benchmarks.customer import Customer, Reign, strangers
 from benchmarks.kills import not_whole, processes_of
 from model_code.avatars.corpus import corpus_specs, write_corpus
 from model_code.errors import InputError
-from tests.graph.test_whole_chain import SMALL, small
+from tests.graph.test_whole_chain import EASY, SMALL, small
 from tests.xdub_platform.serving import tiny
 from tests.xdub_platform.serving.world import State, wait_for
 from xdub_platform.chain import Node, Status, Step, execute
@@ -65,7 +65,8 @@ def settings_of(root: Path, *, ruinous: bool = False) -> Settings:
         root,
         clips_per_shard=8,
         transformer={},
-        flow={"sampling_steps": 4},
+        flow={},
+        pairs={**SMALL["pairs"], "filters": EASY, "clip_fraction": 1.0},  # type: ignore[dict-item]
         corpus={**SMALL["corpus"], "heldout_heads": 2, "clips_per_head": 1},  # type: ignore[dict-item]
         gates={"max_quarantined": 0.7, "min_accepted": 0.0},
         phases={**SMALL["phases"], "editor": editor},  # type: ignore[dict-item]
