@@ -121,7 +121,7 @@ def _wait_for(chain: subprocess.Popen[bytes], root: Path, target: Target) -> psu
     deadline = time.monotonic() + PATIENCE
     while chain.poll() is None and time.monotonic() < deadline:
         for process in processes_of(root):
-            if f"{root}/work/{target.place}/" in " ".join(_command(process)):
+            if f"{root / 'work' / target.place}{os.sep}" in " ".join(_command(process)):
                 return process
         time.sleep(0.05)
     raise RuntimeError(f"no worker made {target.place}: see {root.parent / root.name}.log")

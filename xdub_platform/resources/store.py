@@ -53,8 +53,8 @@ class DvcStore(dg.ConfigurableResource):
         s3_endpoint: Endpoint of an S3-compatible server; empty means AWS.
 
     Example:
-        >>> store = DvcStore(root="/data/.xdub/embedded/registry")
-        >>> store.put("clips/shard-00000", Path("/data/.xdub/embedded/work/new")).version
+        >>> store = DvcStore(root=str(settings.path("registry")))
+        >>> store.put("clips/shard-00000", settings.path("work", "new")).version
         'b1281892a48b41c504411dd26af4e35b.dir'
     """
 

@@ -115,7 +115,7 @@ def test_a_slow_or_absent_server_costs_no_more_than_its_timeouts(receiver: Recei
 
 def test_only_web_addresses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="WEBHOOK_URL"):
-        load_settings(state_root=tmp_path, automation={"webhook_url": "file:///etc/passwd"})
+        load_settings(state_root=tmp_path, automation={"webhook_url": (tmp_path / "secret").as_uri()})
 
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("gate", asset="refused", blocking=True)])
