@@ -6,7 +6,6 @@ modification time, so that a file which is replaced by other bytes is taken in a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_code.files import write_json
+from xdub_platform.locks import held
 from xdub_platform.partitions import HELDOUT_PREFIX
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts"})
@@ -60,10 +60,8 @@ class ShardLedger:
             clips_per_shard: Most videos in one shard.
             rest_seconds: A video is at rest when neither it nor what belongs to it was written to for this long.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as handle:
+        with held(self.folder / ".lock"):
             # The sensor and a command may look at the same moment; no file may end in two shards.
-            fcntl.flock(handle, fcntl.LOCK_EX)
             return self._take(incoming, clips_per_shard, rest_seconds)
 
     def _take(self, incoming: Path, clips_per_shard: int, rest_seconds: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""One maker at a time: a lock file for each asset and partition.
+"""Lock files: one process at a time, and who makes an asset and partition.
 
 The lock is the kernel's (`flock`), so that it is free the moment its process ends, whatever ended it. Only what
 the file says about its owner can be left behind; a file whose lock is free tells of a process that was killed.
@@ -6,23 +6,22 @@ the file says about its owner can be left behind; a file whose lock is free tell
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import os
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from model_code.errors import InputError
 
 PATIENCE = 2.0
 """Seconds to wait for a lock: a killed run's last breath, not somebody else's work."""
-LOOK_EVERY = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,32 @@ class Owner:
 
 
 @contextmanager
-def held(path: Path, owner: Owner, patience: float = PATIENCE) -> Iterator[None]:
-    """Holds the lock at `path`; the file goes when the block ends.
+def held(path: Path, wait: float = math.inf) -> Iterator[bool]:
+    """Holds the lock at `path`; False if somebody else still holds it after `wait` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A soft lock, filelock's way out on file systems without flock, would outlive a killed process.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    with suppress(Timeout):
+        lock.acquire(timeout=wait)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+@contextmanager
+def owned(path: Path, owner: Owner) -> Iterator[None]:
+    """Holds the lock at `path` and says in it for whom; the file goes when the block ends.
 
     Raises:
         InputError: Somebody else holds it; the message says who.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
-    while (handle := _take(path)) is None:
-        if time.monotonic() >= deadline:
+    with held(path, PATIENCE) as free:
+        if not free:
             other = owner_of(path)
             told = f" by run {other.run_id[:8]} (process {other.pid} on {other.host})" if other else ""
             raise InputError(f"{owner.what} is already being made{told}", "wait until that run has ended")
-        time.sleep(LOOK_EVERY)
-    with handle:
-        handle.truncate(0)
-        handle.write(json.dumps(asdict(owner)))
-        handle.flush()
+        path.write_text(json.dumps(asdict(owner)), encoding="utf-8")
         try:
             yield
         finally:
@@ -73,16 +80,11 @@ def seized(path: Path) -> Iterator[bool]:
     A lock file that is not there is nobody's; it is made for the time of the block, and gone afterwards.
     """
     was_there = path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _take(path)
-    if handle is None:
-        yield False
-        return
-    with handle:
+    with held(path, 0.0) as free:
         try:
-            yield True
+            yield free
         finally:
-            if not was_there:
+            if free and not was_there:
                 path.unlink(missing_ok=True)
 
 
@@ -92,18 +94,3 @@ def owner_of(path: Path) -> Owner | None:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _take(path: Path) -> IO[str] | None:
-    """The open, locked file, or None where another process holds it."""
-    while True:
-        handle = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            return None
-        # Whoever held it before may have removed the file meanwhile: then this lock is on nothing.
-        if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
-            return handle
-        handle.close()

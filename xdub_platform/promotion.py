@@ -7,7 +7,6 @@ decision, accepted or refused, is an MLflow run named ``promotion`` and a tag on
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from typing import Any
 
 from model_code.errors import InputError
 from xdub_platform.integrity import whole
+from xdub_platform.locks import held
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import TAG_LENGTH
 from xdub_platform.scores import Scored, record_scores, recorded_scores
@@ -67,8 +67,8 @@ def promote(platform: Platform, version: int | None = None) -> Decision:
     Raises:
         InputError: There is no such version, or another promotion is at work.
     """
-    with promotion_lock(platform.settings) as held:
-        return _carry_out(platform, _judge(platform, version, rescore=True), "promote", held)
+    with promotion_lock(platform.settings) as check_lock:
+        return _carry_out(platform, _judge(platform, version, rescore=True), "promote", check_lock)
 
 
 def plan_promotion(platform: Platform, version: int | None = None) -> Decision:
@@ -88,7 +88,7 @@ def roll_back(platform: Platform, version: int) -> Decision:
     Raises:
         InputError: There is no such version, or another promotion is at work.
     """
-    with promotion_lock(platform.settings) as held:
+    with promotion_lock(platform.settings) as check_lock:
         champion, asked = _number(platform, "@champion"), _existing(platform, str(version))
         reason = unfit(platform, asked)
         table: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def roll_back(platform: Platform, version: int) -> Decision:
                 table = compare(platform.settings.promotion, mine, theirs)
         told = reason or f"rolled back from {f'version {champion}' if champion else 'no champion'} as asked"
         decision = Decision(reason is None, told, asked, champion, table, _now())
-        return _carry_out(platform, decision, "roll_back", held)
+        return _carry_out(platform, decision, "roll_back", check_lock)
 
 
 @contextmanager
@@ -113,12 +113,9 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
         InputError: Another promotion is at work.
     """
     busy = InputError("another promotion is at work", "wait until it is done, then look at `xdub status`")
-    settings.state_root.mkdir(parents=True, exist_ok=True)
-    with settings.path(".promotion.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise busy from error
+    with held(settings.path(".promotion.lock"), 0.0) as free:
+        if not free:
+            raise busy
         addresses = (settings.database.url, settings.mlflow_uri)
         postgres = next((url for url in addresses if url and url.startswith("postgresql")), None)
         if postgres is None:
@@ -133,7 +130,7 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
         engine = create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
 
-            def held() -> None:
+            def check() -> None:
                 try:
                     connection.execute(text("SELECT 1"))
                 except DBAPIError as error:
@@ -143,7 +140,7 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
 
             if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
                 raise busy
-            yield held
+            yield check
 
 
 def unfit(platform: Platform, version: int) -> str | None:
@@ -350,7 +347,7 @@ def _rescore(platform: Platform, champion: int, like: Scored) -> Scored:
     return found
 
 
-def _carry_out(platform: Platform, decision: Decision, kind: str, held: Callable[[], None]) -> Decision:
+def _carry_out(platform: Platform, decision: Decision, kind: str, check_lock: Callable[[], None]) -> Decision:
     """Writes a decision down and moves the alias if it was accepted."""
     name, client = platform.settings.mlflow.model_name, platform.mlflow.client()
     tables = score_tables(platform, decision)
@@ -368,7 +365,7 @@ def _carry_out(platform: Platform, decision: Decision, kind: str, held: Callable
         scores = {title: scored.detail["scores"] for title, scored in tables if scored and scored.detail}
         run.text("decision.json", json.dumps({**asdict(decision), "kind": kind, "scores": scores}, indent=1))
         if decision.accepted:
-            held()
+            check_lock()
             move_champion(platform, decision)
             if kind == "roll_back" and decision.champion is not None:
                 client.set_model_version_tag(name, str(decision.champion), WITHDRAWN, decision.at)

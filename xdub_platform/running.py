@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -15,6 +13,7 @@ from xdub_platform.chain import Node, Planner, Rules, Step
 from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
 from xdub_platform.kubernetes import SubmittedRuns
+from xdub_platform.locks import held
 from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, shard_of, split_pair_key
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.processes import RunProcesses
@@ -23,8 +22,6 @@ from xdub_platform.settings import Settings
 HELD = ("syncnet", "identity_encoder", "generator")
 """What pairs are made and judged with. New clips leave it as it is, or every shard that arrives would have all pairs
 made again; changed settings do not, and the job `rebase_generator` makes it anew from all clips."""
-
-LOOK_AT_LOCK = 1.0
 
 
 def dataset_of(node: Node) -> str:
@@ -51,10 +48,10 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
         dataset = platform.store.get(dataset_of(node))
         return dataset.version if dataset else None
 
-    def held(node: Node) -> bool:
+    def stays(node: Node) -> bool:
         return node.asset in HELD and not rebase
 
-    return Rules(wanted, rejected, committed, held)
+    return Rules(wanted, rejected, committed, stays)
 
 
 def take_in(settings: Settings, instance: dg.DagsterInstance, rest_seconds: float = 0.0) -> list[str]:
@@ -76,19 +73,9 @@ def exclusive(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None]:
     Raises:
         InputError: Another one is at work, and still was when the time was up.
     """
-    deadline = time.monotonic() + wait_seconds
-    settings.state_root.mkdir(parents=True, exist_ok=True)
-    with settings.path(".planner.lock").open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise InputError(
-                        f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT"
-                    ) from error
-            time.sleep(LOOK_AT_LOCK)
+    with held(settings.path(".planner.lock"), wait_seconds) as free:
+        if not free:
+            raise InputError(f"another run is at work on {settings.state_root}", "wait for it, or set XDUB_STATE_ROOT")
         yield
 
 

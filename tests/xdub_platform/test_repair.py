@@ -16,7 +16,7 @@ import pytest
 
 from model_code.errors import InputError
 from xdub_platform.instance import open_instance
-from xdub_platform.locks import Owner, held, owner_of, seized
+from xdub_platform.locks import Owner, owned, owner_of, seized
 from xdub_platform.platform import build_platform
 from xdub_platform.repair import Leftover, leftovers
 from xdub_platform.settings import Settings, load_settings
@@ -147,7 +147,7 @@ def test_what_a_living_process_holds_is_not_touched(settings: Settings) -> None:
     half = scratch(settings, "clips", "shard-00000")
     write(half / "output" / "shard.tar")
     lock = settings.path("work", "clips", "shard-00000.lock")
-    with held(lock, Owner("clips[shard-00000]", "run")):
+    with owned(lock, Owner("clips[shard-00000]", "run")):
         assert found(settings, repair=True) == {}
         with pytest.raises(InputError, match=r"clips\[shard-00000\] is already being made by run run \(process"):
             lock_again(lock)
@@ -164,7 +164,7 @@ def test_what_a_living_process_holds_is_not_touched(settings: Settings) -> None:
 
 
 def lock_again(path: Path) -> None:
-    with held(path, Owner("clips[shard-00000]", "other"), patience=0.2):
+    with owned(path, Owner("clips[shard-00000]", "other")):
         pass
 
 

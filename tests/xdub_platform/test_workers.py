@@ -60,8 +60,8 @@ def test_the_same_asset_and_partition_is_made_once_at_a_time(workers: Workers, t
 
     lock = lock_path(tmp_path / "work", "clips", "s0")
     other = (
-        "from pathlib import Path; from xdub_platform.locks import Owner, held\n"
-        f"with held(Path({str(lock)!r}), Owner('clips[s0]', 'run-of-a-planner')): print(1, flush=True); input()"
+        "from pathlib import Path; from xdub_platform.locks import Owner, owned\n"
+        f"with owned(Path({str(lock)!r}), Owner('clips[s0]', 'run-of-a-planner')): print(1, flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

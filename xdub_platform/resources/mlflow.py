@@ -6,7 +6,6 @@ Runs hold plain artifacts (safetensors, JSON, pictures): nothing that is loaded 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from urllib.parse import unquote, urlparse
 
 import dagster as dg
 
+from xdub_platform.locks import held
 from xdub_platform.resources.store import Dataset
 
 if TYPE_CHECKING:
@@ -249,9 +249,7 @@ class MlflowRuns(dg.ConfigurableResource):
         if not beside or "://" in beside:
             yield
             return
-        Path(beside).parent.mkdir(parents=True, exist_ok=True)
-        with Path(beside).with_suffix(".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with held(Path(beside).with_suffix(".lock")):
             yield
 
 

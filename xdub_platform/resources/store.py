@@ -9,7 +9,6 @@ one identity of the dataset: Dagster's data version, MLflow's dataset digest, wh
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
@@ -25,6 +24,7 @@ import dagster as dg
 import yaml
 
 from model_code.files import write_json
+from xdub_platform.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +211,7 @@ class DvcStore(dg.ConfigurableResource):
     def locked(self) -> Iterator[None]:
         """Nobody else changes the registry meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with held(self.lock_file):
             yield
 
     def _ensure(self) -> None:

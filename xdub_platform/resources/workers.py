@@ -24,7 +24,7 @@ import dagster as dg
 
 from model_code.errors import InputError
 from model_code.files import write_json
-from xdub_platform.locks import Owner, held
+from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
 RESULT = "result.json"
@@ -80,7 +80,7 @@ class Workers(dg.ConfigurableResource):
         owner = Owner(f"{asset}[{partition}]" if partition else asset, context.run_id)
         with ExitStack() as stack:
             try:
-                stack.enter_context(held(lock_path(Path(self.work_root), asset, partition), owner))
+                stack.enter_context(owned(lock_path(Path(self.work_root), asset, partition), owner))
             except InputError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             yield

@@ -10,11 +10,11 @@ import json
 import re
 import secrets
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock
-
 from model_code.errors import InputError
+from xdub_platform.locks import held
 from xdub_platform.settings import Settings
 
 PREFIX = "xdub_"
@@ -101,9 +101,8 @@ class Keys:
         part.write_text(json.dumps({"keys": rows}, indent=1), encoding="utf-8")
         part.replace(self.file)
 
-    def _locked(self) -> FileLock:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.file.with_name(f"{self.file.name}.lock"))
+    def _locked(self) -> AbstractContextManager[bool]:
+        return held(self.file.with_name(f"{self.file.name}.lock"))
 
 
 def _digest(key: str) -> str:
