@@ -107,6 +107,16 @@ class TransformerConfig(Config):
             "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
         ),
     )
+    refiner_width: int = 128
+    refiner_layers: int = Field(
+        0,
+        description="Residual 3x3 convolutions over input and output at latent resolution; 0 leaves them out.",
+        json_schema_extra=deviation(
+            "none",
+            "attention over patches of 16 px learns slowly where edges lie",
+            "one-step lip error at t = 1, editing: 750 steps of convolutions alone 49.7, 8500 of the transformer 47.2",
+        ),
+    )
 
 
 class FlowConfig(Config):
@@ -264,7 +274,7 @@ class PretrainConfig(Config):
     """The shipped base: its footage and the budget of each network, in steps."""
 
     seed: int = 0
-    heads: int = 600
+    heads: int = 1200
     heldout_heads: int = Field(24, description="The last heads of the footage; only cards see them.")
     seconds: float = 3.1
     frame_size: int = 192
@@ -278,15 +288,16 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=5500,
+        steps=6500,
         batch_size=16,
         lip_weight=6.0,
         learning_rate=1e-3,
         warmup_steps=50,
+        token_context=0.6,
         cells=8,
-        whole_from=0.97,
+        whole_from=0.98,
         uniform_times=True,
-        shift=2.0,
+        shift=3.0,
         ema_decay=0.998,
         checkpoint_every=250,
     )

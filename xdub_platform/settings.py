@@ -8,10 +8,11 @@ seconds, so that results repeat.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -31,6 +32,14 @@ from model_code.errors import InputError
 Profile = Literal["embedded", "embedded-full", "workstation", "cluster"]
 
 
+def _with_driver(address: str) -> str:
+    """A Postgres address names the driver that is installed: which one SQLAlchemy takes is its version's choice."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", address)
+
+
+DatabaseAddress = Annotated[str, AfterValidator(_with_driver)]
+
+
 class StoreSettings(Config):
     """Where finished bytes are kept beside the state root."""
 
@@ -43,7 +52,7 @@ class StoreSettings(Config):
 class DatabaseSettings(Config):
     """Dagster's database; MLflow's is its own `tracking_uri` (their migration tables would collide)."""
 
-    url: str | None = Field(
+    url: DatabaseAddress | None = Field(
         None, description="postgresql://user:password@host/name; None means sqlite files in the state root."
     )
 
@@ -51,7 +60,9 @@ class DatabaseSettings(Config):
 class MlflowSettings(Config):
     """Experiment tracking and the model registry."""
 
-    tracking_uri: str | None = Field(None, description="MLflow server; None means sqlite in the state root.")
+    tracking_uri: DatabaseAddress | None = Field(
+        None, description="MLflow server or a database of its own; None means sqlite in the state root."
+    )
     experiment: str = Field("xdub", description="Experiment that all runs belong to.")
     model_name: str = Field("xdub-dubber", description="Registered model that serving follows.")
 
@@ -254,6 +265,7 @@ FULL_SCALE_TRANSFORMER = {
     "positions": 0,
     "audio_modulation": False,
     "residual": False,
+    "refiner_layers": 0,
 }
 FULL_SCALE_FLOW = {
     "prediction": "v",

@@ -9,7 +9,15 @@ PRESETS: dict[str, TransformerConfig] = {
     "tiny": TransformerConfig(),
     # The debug scale: what tests train.
     "debug": TransformerConfig(
-        dim=48, num_layers=2, num_heads=2, ffn_dim=96, freq_dim=32, audio_inner_dim=32, audio_layers=1
+        dim=48,
+        num_layers=2,
+        num_heads=2,
+        ffn_dim=96,
+        freq_dim=32,
+        audio_inner_dim=32,
+        audio_layers=1,
+        refiner_width=32,
+        refiner_layers=2,
     ),
     # The paper (section 4.1): about 1B parameters, Whisper with n = 16 features a latent frame. Depth and width are
     # not given there: ours are chosen for the count. Its extra 2D spatial attention is not in this shape.
@@ -30,6 +38,7 @@ PRESETS: dict[str, TransformerConfig] = {
         positions=0,
         audio_modulation=False,
         residual=False,
+        refiner_layers=0,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
     "xdub-wan-5b": TransformerConfig(
@@ -49,5 +58,6 @@ PRESETS: dict[str, TransformerConfig] = {
         positions=0,
         audio_modulation=False,
         residual=False,
+        refiner_layers=0,
     ),
 }

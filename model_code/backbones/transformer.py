@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from model_code.backbones.attention import Attention, AudioProjection, rotary_table, sinusoidal_embedding
+from model_code.backbones.refiner import LocalRefiner
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
 
@@ -123,6 +124,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         positions: int = 0,
         audio_modulation: bool = False,
         residual: bool = False,
+        refiner_width: int = 128,
+        refiner_layers: int = 0,
     ) -> None:
         super().__init__()
         if residual and context_channels not in (0, out_channels):
@@ -154,6 +157,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None) for _ in range(num_layers)
         )
         self.head = Head(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
+        self.refiner = (
+            LocalRefiner(in_channels + context_channels, out_channels, refiner_width, refiner_layers, dim)
+            if refiner_layers
+            else None
+        )
         self.gradient_checkpointing = False
         self._initialise()
 
@@ -180,6 +188,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             outputs.append(cast(nn.Linear, self.audio_shift[-1]).weight)
         for fresh in (self.patch_embedding.bias, self.head.head.weight, *outputs):
             nn.init.zeros_(cast(Tensor, fresh))
+        if self.refiner is not None:
+            self.refiner.start_closed()
 
     def _embed(self, latents: Tensor, weight: Tensor) -> Tensor:
         """Patches (B,C,F,H,W) into tokens (B,F,tokens,dim) with the patch embedding's `weight` (or a slice of it)."""
@@ -262,8 +272,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
                 x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, reference_frames)
             else:
                 x = block(x, time, rotary, sound, words, reference_frames)
-        output = self._unpatch(self.head(x[:, reference_frames:], embedded[:, reference_frames:]), height, width)
-        return output + latents[:, :context] if self.config["residual"] and context else output
+        embedded = embedded[:, reference_frames:]
+        output = self._unpatch(self.head(x[:, reference_frames:], embedded), height, width)
+        if self.config["residual"] and context:
+            output = output + latents[:, :context]
+        if self.refiner is not None:
+            output = output + self.refiner(latents, output, embedded)
+        return output
 
 
 def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:
@@ -280,6 +295,8 @@ def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:
     fields = {name: config[name] for name in TransformerConfig.model_fields}
     editor = DubbingTransformer(**{**fields, "context_channels": config["context_channels"] - context})
     state = dict(generator.state_dict())
-    state["patch_embedding.weight"] = state["patch_embedding.weight"][:, context:]
+    for name in ("patch_embedding.weight", "refiner.enter.weight"):
+        if name in state:
+            state[name] = state[name][:, context:]
     editor.load_state_dict(state)
     return editor

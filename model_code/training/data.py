@@ -197,11 +197,10 @@ class Batch:
     place: tuple[int, int, int, int] | None = None
 
     def cut(self, side: int, rng: np.random.Generator) -> Batch:
-        """The same batch with `side` x `side` latent cells of the crops' lower middle, where faces have mouths."""
+        """The same batch with `side` x `side` latent cells of the crops' lower part, where faces have mouths."""
         rows, columns = self.target.shape[-2:]
-        top = int(rng.integers((rows - side) // 2, rows - side + 1))
-        margin = (columns - side) // 4
-        left = int(rng.integers(margin, columns - side - margin + 1))
+        top = int(rng.integers((rows - side) // 3, rows - side + 1))
+        left = int(rng.integers(0, columns - side + 1))
         spatial = ("target", "masked", "companion", "reference", "face", "lip")
         values = dict(vars(self))
         for name in spatial:

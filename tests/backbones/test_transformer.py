@@ -17,7 +17,7 @@ from model_code.errors import InputError
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
     audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1, residual=False,
-    positions=0, audio_modulation=False,
+    positions=0, audio_modulation=False, refiner_width=8, refiner_layers=0,
 )  # fmt: skip
 
 
@@ -97,6 +97,32 @@ def test_a_part_of_the_grid_stands_where_it_stands_in_the_whole() -> None:
     model, given = build(), inputs()
     torch.testing.assert_close(model(**given, place=(0, 0, 4, 6)), model(**given))
     assert (model(**given, place=(4, 2, 12, 12)) - model(**given)).abs().max() > 1e-3
+
+
+def test_refiner_starts_silent_and_sees_neighbours_of_its_frame_alone() -> None:
+    given = inputs()
+    bare = {"context_channels": 0, "refiner_layers": 2}
+    torch.manual_seed(0)
+    fresh = DubbingTransformer.build(SMALL.model_copy(update=bare))
+    assert fresh(**given).abs().max() == 0
+    refiner = build(**bare).refiner
+    assert refiner is not None
+    latents, output, embedded = torch.randn(1, 4, 3, 9, 9), torch.randn(1, 4, 3, 9, 9), torch.randn(1, 3, 24)
+    changed = latents.clone()
+    changed[:, :, 1, 0, 0] += 1
+    difference = (refiner(changed, output, embedded) - refiner(latents, output, embedded)).abs().amax((0, 1))
+    assert difference[[0, 2]].max() == 0
+    assert difference[1, 4, 4] > 0  # two layers of two 3x3 convolutions reach four cells
+    assert difference[1, 5:].max() == difference[1, :, 5:].max() == 0
+    assert (refiner(latents, output, embedded * 2) - refiner(latents, output, embedded)).abs().max() > 1e-3
+
+
+def test_a_refined_generator_becomes_an_editor() -> None:
+    generator = build(context_channels=4, refiner_layers=1)
+    given = inputs(reference_frames=1, context=4)
+    given["latents"][:, :4] = 0
+    plain = {**given, "latents": given["latents"][:, 4:]}
+    torch.testing.assert_close(generator_to_editor(generator)(**plain), generator(**given))
 
 
 def test_residual_context_has_the_outputs_channels() -> None:

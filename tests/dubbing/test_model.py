@@ -34,6 +34,8 @@ def transformer(context: int, experts: tuple[str, ...] = ()) -> DubbingTransform
             audio_inner_dim=16,
             audio_heads=2,
             audio_layers=1,
+            refiner_width=8,
+            refiner_layers=1,
         )
     )
     torch.nn.init.normal_(model.head.head.weight, std=0.1)

@@ -49,6 +49,7 @@ def model() -> DubbingTransformer:
         positions=0,
         audio_modulation=False,
         residual=False,
+        refiner_layers=0,
     )
     transformer = DubbingTransformer.build(config).eval()
     transformer.load_state_dict(tensors("tiny_model"))

@@ -16,7 +16,7 @@ from model_code.training.phases import make_phase
 SHAPE = TransformerConfig(
     dim=24, num_layers=1, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=6, out_channels=6, context_channels=6,
     audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False, patch_size=(1, 2, 2), positions=0,
-        audio_modulation=False,
+        audio_modulation=False, refiner_width=8, refiner_layers=1,
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
         dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
         context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
         residual=False, patch_size=(1, 2, 2), positions=0,
-        audio_modulation=False,
+        audio_modulation=False, refiner_layers=0,
     )  # fmt: skip
     model = DubbingTransformer.build(config)
     draw = generator(5)

@@ -31,7 +31,7 @@ from model_code.workers import dubber, identity, pairs, run, syncnet, train
 
 SHAPE = {
     "dim": 24, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "freq_dim": 16, "in_channels": 12, "out_channels": 12,
-    "audio_inner_dim": 16, "audio_heads": 2, "audio_layers": 1,
+    "audio_inner_dim": 16, "audio_heads": 2, "audio_layers": 1, "refiner_width": 8, "refiner_layers": 1,
 }  # fmt: skip
 FLOW = {"sampling_steps": 8, "audio_guidance": 1.0}
 LORA = {"rank": 2, "alpha": 2}
@@ -185,7 +185,7 @@ def test_a_bad_config_is_one_clear_line(
 
 def test_a_worker_dies_with_its_parent(tmp_path: Path) -> None:
     child = (
-        "import time; from model_code.workers.run import die_with_parent\n"
+        "import time; from model_code.lifetime import die_with_parent\n"
         "die_with_parent(); print(1, flush=True); time.sleep(60)"
     )
     parent = (

@@ -419,7 +419,16 @@ TINY = {
     "corpus": {"training_heads": 1, "heldout_heads": 1, "clips_per_head": 2, "seconds": (2.0, 2.5)},
     "benchmark": {"cases": 2, "seconds": 2.0},
     "flow": {"sampling_steps": 4},
-    "transformer": {"dim": 48, "num_layers": 1, "num_heads": 2, "ffn_dim": 48, "audio_inner_dim": 24, "audio_heads": 2},
+    "transformer": {
+        "dim": 48,
+        "num_layers": 1,
+        "num_heads": 2,
+        "ffn_dim": 48,
+        "audio_inner_dim": 24,
+        "audio_heads": 2,
+        "refiner_width": 16,
+        "refiner_layers": 1,
+    },
 }
 
 

@@ -32,6 +32,8 @@ SHAPE = TransformerConfig(
     audio_inner_dim=16,
     audio_heads=2,
     audio_layers=1,
+    refiner_width=8,
+    refiner_layers=1,
 )
 
 

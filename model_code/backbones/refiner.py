@@ -1,0 +1,65 @@
+"""Convolutions after the transformer, where its tokens are too coarse for edges."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class RefinerLayer(nn.Module):
+    """A residual pair of 3x3 convolutions, modulated per latent frame by the time (and sound) embedding."""
+
+    def __init__(self, width: int, time_dim: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(time_dim, 2 * width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """x (N,width,h,w) in channels_last, embedded (N,time_dim) -> like x."""
+        shift, scale = self.modulation(F.silu(embedded))[:, None, None].chunk(2, -1)
+        # Norm over channels alone: windows and whole crops must be normalised alike.
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=EPS)
+        hidden = torch.addcmul(shift, normed, 1 + scale).permute(0, 3, 1, 2)
+        return x + self.second(F.silu(self.first(hidden)))
+
+
+class LocalRefiner(nn.Module):
+    """Adds to the transformer's output what its patches of 2x2 latent cells place badly.
+
+    Args:
+        in_channels: Of the transformer's input.
+        out_channels: Of the latents.
+        width: Of the trunk.
+        layers: Residual layers.
+        time_dim: Width of the embedding that modulates them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, layers: int, time_dim: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(in_channels + out_channels, width, 1)
+        self.layers = nn.ModuleList(RefinerLayer(width, time_dim) for _ in range(layers))
+        self.leave = nn.Conv2d(width, out_channels, 1)
+
+    def start_closed(self) -> None:
+        """Starts as zero, with no modulation: a transformer that gets a refiner says what it said before."""
+        for layer in (*(layer.modulation for layer in self.layers), self.leave):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, latents: Tensor, output: Tensor, embedded: Tensor) -> Tensor:
+        """latents (B,in_channels,F,h,w), output (B,out_channels,F,h,w), embedded (B,F,time_dim) -> like output."""
+        batch, _, frames = latents.shape[:3]
+        hidden = (
+            torch.cat([latents, output], dim=1)
+            .transpose(1, 2)
+            .flatten(0, 1)
+            .contiguous(memory_format=torch.channels_last)
+        )
+        hidden = self.enter(hidden)
+        for layer in self.layers:
+            hidden = layer(hidden, embedded.flatten(0, 1))
+        return self.leave(hidden).unflatten(0, (batch, frames)).transpose(1, 2)
