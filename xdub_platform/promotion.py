@@ -121,13 +121,12 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
         if postgres is None:
             yield lambda: None
             return
-        from sqlalchemy import NullPool, create_engine, make_url, text
+        from sqlalchemy import NullPool, create_engine, text
         from sqlalchemy.exc import DBAPIError
 
         key = int.from_bytes(hashlib.sha256(f"xdub {settings.mlflow.model_name}".encode()).digest()[:8], signed=True)
         # The lock is the connection's: it is gone when this process is, however it ends.
-        address = make_url(postgres).set(drivername="postgresql+psycopg2")  # the driver that is locked
-        engine = create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        engine = create_engine(postgres, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
 
             def check() -> None:

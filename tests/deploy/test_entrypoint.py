@@ -36,7 +36,7 @@ def test_it_writes_dagsters_home_and_becomes_the_command(deploy: Any, tmp_path: 
     home = Path(done.stdout.strip())
     assert home == tmp_path / "dagster"
     written = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8"))
-    assert written["storage"] == {"postgres": {"postgres_url": url}}
+    assert written["storage"] == {"postgres": {"postgres_url": url.replace("postgresql", "postgresql+psycopg2")}}
 
 
 def test_a_wrong_setting_ends_in_one_line(deploy: Any, tmp_path: Path) -> None:

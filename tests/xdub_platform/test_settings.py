@@ -43,6 +43,17 @@ def test_arguments_win_over_environment(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert load_settings(state_root=tmp_path).state_root == tmp_path
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_postgres_addresses_name_the_installed_driver(scheme: str) -> None:
+    address = f"{scheme}://user:word@host:5432/name"
+    settings = load_settings(database={"url": address}, mlflow={"tracking_uri": address})
+    assert settings.database.url == settings.mlflow_uri == "postgresql+psycopg2://user:word@host:5432/name"
+
+
+def test_other_addresses_stay_as_they_are() -> None:
+    assert load_settings(mlflow={"tracking_uri": "http://mlflow:5000"}).mlflow_uri == "http://mlflow:5000"
+
+
 def test_unknown_names_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="COLOUR"):
         load_settings(colour="red")

@@ -473,8 +473,6 @@ def _engine(url: str) -> Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    # The locked driver is psycopg2; a bare postgresql:// would ask for another one.
-    address = address.set(drivername="postgresql+psycopg2")
     return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 10})
 
 
