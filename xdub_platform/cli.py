@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model_code.errors import InputError
+from xdub_platform.logs import log_as_told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def main() -> None:
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", "Parameter `owners` of initializer")  # one that we do not give
-    logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    log_as_told()
     try:
         app()
     except InputError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,12 +13,12 @@ from typing import Any
 
 import dagster as dg
 
+from model_code.lifetime import die_with_parent
 from xdub_platform.chain import Node, Step, execute
 from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
+from xdub_platform.logs import log_as_told
 from xdub_platform.settings import Settings
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,11 @@ class RunProcesses:
         return self.pool.submit(_execute, node, tags, run_id)
 
 
-def log_as_told() -> None:
-    """What libraries log goes to stderr from XDUB_LOG's level on, as the command itself has it."""
-    level = os.environ.get("XDUB_LOG", "WARNING")
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(level)  # some libraries give their own loggers a level
-
-
 def _open(resolved: dict[str, Any], parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended while this process was still importing
-        os._exit(1)
+    die_with_parent(parent, signal.SIGTERM)
     log_as_told()
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.getLogger().level)  # some libraries give their own loggers a level
     settings = Settings.model_validate(resolved)
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     _opened.append(Runtime(job, open_instance(settings), parent))

@@ -15,6 +15,7 @@ import numpy as np
 from model_code.avatars.clipspec import CONDITION_SHARES, KIND_SHARES, ClipSpec, draw_spec, render_spec, spread
 from model_code.avatars.seeds import CORPUS, RANGE
 from model_code.config import CorpusConfig
+from model_code.lifetime import die_with_parent
 from model_code.media.video import write_video
 from model_code.seeding import seed_for
 
@@ -126,7 +127,8 @@ def write_corpus(
             if progress:
                 progress(done, len(specs))
         return specs
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
         jobs = [pool.submit(write_clip, spec, folder, truth, config.frame_size) for spec in specs]
         for done, job in enumerate(as_completed(jobs), 1):
             job.result()

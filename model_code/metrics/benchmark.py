@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +30,7 @@ from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
+from model_code.lifetime import die_with_parent
 from model_code.media.ingest import ingest_file
 from model_code.media.sample import ClipSample
 from model_code.media.video import write_video
@@ -190,7 +192,8 @@ def build_cases(
     specs = case_specs(config, corpus)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [spec for spec in specs if not _case_path(folder, spec, config).is_file()]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
         jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, folder) for spec in missing}
         cases = []
         for number, spec in enumerate(specs, 1):

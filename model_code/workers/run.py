@@ -9,7 +9,6 @@ terminal as a bar.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import logging
 import math
@@ -30,11 +29,9 @@ from pydantic import Field, ValidationError
 from model_code.config import Config
 from model_code.errors import InputError
 from model_code.files import write_json
+from model_code.lifetime import die_with_parent
 
 RESULT = "result.json"
-PR_SET_PDEATHSIG = 1
-PARENT = "WORKER_PARENT"
-"""Environment variable: the process that this one must not outlive."""
 REPORT_EVERY = 5.0
 """Seconds between two progress messages."""
 
@@ -138,18 +135,6 @@ def read_config(path: Path, config_type: type[C]) -> C:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "JSON"
         raise InputError(f"'{path}', {name}: {first['msg']}", "correct the config") from error
-
-
-def die_with_parent() -> None:
-    """Asks Linux to end this process when its parent ends; elsewhere nothing.
-
-    By SIGKILL: a parent that ignores SIGTERM hands that down, and a worker may be killed at any moment anyway.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have ended while this process was still importing.
-    if os.environ.pop(PARENT, str(os.getppid())) != str(os.getppid()):
-        sys.exit("the process that started this worker has ended")
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from model_code.lifetime import PARENT
 from xdub_platform.chain import failure_line
-from xdub_platform.resources.workers import PARENT_VARIABLE, Workers, lock_path
+from xdub_platform.resources.workers import Workers, lock_path
 
 
 @pytest.fixture
@@ -94,7 +95,8 @@ def test_finished_work_is_not_done_again(workers: Workers, tmp_path: Path) -> No
 def test_a_workers_children_end_with_it(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
-        "import subprocess, time\nfrom model_code.workers.run import die_with_parent, guarded\n"
+        "import subprocess, time\nfrom model_code.lifetime import die_with_parent\n"
+        "from model_code.workers.run import guarded\n"
         "die_with_parent()\nwith guarded():\n"
         "    child = subprocess.Popen(['sleep', '600'])\n    print(child.pid, flush=True)\n    time.sleep(600)\n",
         encoding="utf-8",
@@ -111,10 +113,10 @@ def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "model_code.workers.ingest", "--config", str(tmp_path / "config.json")],
-        env={**os.environ, PARENT_VARIABLE: "1"},
+        env={**os.environ, PARENT: "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "the process that started this worker has ended"
+    assert done.stderr.endswith("the process that started this one has ended\n")

@@ -24,12 +24,11 @@ import dagster as dg
 
 from model_code.errors import InputError
 from model_code.files import write_json
+from model_code.lifetime import PARENT
+from model_code.workers.run import RESULT
 from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
-RESULT = "result.json"
-PARENT_VARIABLE = "WORKER_PARENT"
-"""Tells a worker which process it must not outlive, also if that ends before the worker could ask Linux."""
 ALONE = frozenset({"generator", "editor", "benchmark_scores"})
 """Assets that keep every core busy; the rest run two at a time with a thread each."""
 
@@ -125,7 +124,7 @@ class Workers(dg.ConfigurableResource):
         session = _quiet_session(context)
         threads = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with session as pipes, log_path.open("ab") as log:
-            parent = {PARENT_VARIABLE: str(os.getpid())}
+            parent = {PARENT: str(os.getpid())}
             environment = {**os.environ, **threads, **parent, **pipes.get_bootstrap_env_vars()}
             process = subprocess.Popen(
                 command,

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from model_code.errors import InputError
-from model_code.workers.run import die_with_parent
+from model_code.lifetime import die_with_parent
 from xdub_platform.dubbing import RegisteredDubber
+from xdub_platform.logs import log_as_told
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.serving.queue import Job, JobQueue, Order, State
 from xdub_platform.serving.store import PARTS, JobStore, media_limits
@@ -242,7 +243,7 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--device", required=True)
     given = parser.parse_args()
-    logging.basicConfig(level=os.environ.get("XDUB_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    log_as_told()
     settings = Settings.model_validate_json(sys.stdin.buffer.read())
     import torch
 
