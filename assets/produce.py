@@ -145,7 +145,8 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
     for picture in product.result.get("pictures", []):
         path = dataset.path / picture
         if path.is_file():
-            found[path.stem] = pictures.picture_file(path)
+            # A number may have the same name: the count of pairs, the last loss.
+            found[f"{path.stem}_picture"] = pictures.picture_file(path)
     return found
 
 

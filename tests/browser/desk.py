@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,11 +22,21 @@ from playwright.sync_api import Page
 from model_code.base import CLASSES, FOLDER
 from tests.graph.test_whole_chain import EASY, SMALL
 from tests.xdub_platform.serving.world import free_port
+from xdub_platform.demo import prepare_corpus
 from xdub_platform.settings import load_settings
 
 XDUB = (sys.executable, "-c", "from xdub_platform.cli import main; main()")
 PATIENCE = 900.0
 """Seconds after which something is given up: the machine may be busy."""
+
+SETTINGS: dict[str, Any] = {
+    **SMALL,
+    "corpus": {**SMALL["corpus"], "training_heads": 3},  # type: ignore[dict-item]
+    "pairs": {"sampling_steps": 2, "clip_fraction": 1.0, "filters": EASY},
+    "variants": ("generated",),
+}
+LATER = "speaker002"
+"""The last speaker that training may see."""
 
 RUNS = """{ runsOrError(limit: 100) { ... on Runs { results {
     runId jobName status assetSelection { path } tags { key value } } } } }"""
@@ -66,8 +77,32 @@ class Ui:
 class Desk:
     """A state root and what its processes are told."""
 
-    root: Path
+    folder: Path
     settings: dict[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """The state root."""
+        return self.folder / "state"
+
+    @property
+    def later(self) -> Path:
+        """Footage that has not arrived yet."""
+        return self.folder / "later"
+
+    def keep(self) -> None:
+        """Keeps the state root as it is now."""
+        shutil.copytree(self.root, self.folder / "kept", symlinks=True)
+
+    def restore(self) -> None:
+        """Brings back what was kept, at the same place: MLflow's database names whole paths."""
+        shutil.rmtree(self.root)
+        shutil.copytree(self.folder / "kept", self.root, symlinks=True)
+
+    def drop(self) -> None:
+        """Copies the later footage into the incoming folder as users do, one file after the other."""
+        for path in sorted(self.later.iterdir()):
+            shutil.copyfile(path, self.root / "incoming" / path.name)
 
     def environment(self, **more: Any) -> dict[str, str]:
         """Of a process on this state root; `more` are settings that differ."""
@@ -77,17 +112,21 @@ class Desk:
         }
         return {**os.environ, **given, "XDUB_STATE_ROOT": str(self.root), "COLUMNS": "200"}
 
-    def run(self, select: str) -> None:
+    def run(self, select: str, **more: Any) -> None:
         """`xdub run --select`: makes of it what is missing or stale."""
         done = subprocess.run(
-            [*XDUB, "run", "--select", select], env=self.environment(), capture_output=True, text=True, timeout=PATIENCE
+            [*XDUB, "run", "--select", select],
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     @contextmanager
     def ui(self, **more: Any) -> Iterator[Ui]:
         """`xdub ui` with webserver and daemon, ended with every process that it started."""
-        port, log = free_port(), self.root.parent / "ui.log"
+        port, log = free_port(), self.folder / "ui.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [*XDUB, "ui", "--port", str(port)],
@@ -105,17 +144,20 @@ class Desk:
             process.wait()
 
 
-def make_footage(root: Path) -> Desk:
-    """The smallest corpus in the incoming folder of a new state root."""
+def prepare(folder: Path) -> Desk:
+    """A state root with two speakers' clips and what pairs are made with; a third speaker is still to come."""
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
         pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
-    from model_code.avatars.corpus import write_corpus
-
-    settings = {**SMALL, "pairs": {**SMALL["pairs"], "filters": EASY}}  # type: ignore[dict-item]
-    loaded = load_settings(state_root=root, **settings)
-    write_corpus(loaded.incoming, loaded.corpus, truth=loaded.path("truth"), progress=lambda done, total: None)
-    return Desk(root, settings)
+    desk = Desk(folder, SETTINGS)
+    loaded = load_settings(state_root=desk.root, **SETTINGS)
+    prepare_corpus(loaded, lambda done, total: None)
+    desk.later.mkdir()
+    for path in loaded.incoming.glob(f"{LATER}_*"):
+        path.rename(desk.later / path.name)
+    desk.run("key:raw_corpus or key:clips or key:syncnet or key:identity_encoder or key:generator")
+    desk.keep()
+    return desk
 
 
 def until(condition: Callable[[], bool], what: str, log: Path) -> None:
