@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model_code.backbones.attention import Attention, AudioProjection, rotary_table, sinusoidal_embedding
 from model_code.backbones.refiner import LocalRefiner
-from model_code.config import TransformerConfig
+from model_code.config import ContextFill, TransformerConfig
 from model_code.errors import InputError
 
 EPS = 1e-6
@@ -22,6 +22,15 @@ EPS = 1e-6
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Norm without weights, then x (1 + scale) + shift; x (B,frames,tokens,dim), shift and scale (B,frames,1,dim)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+
+
+def start_xavier(network: nn.Module) -> None:
+    """Xavier weights and no bias for every linear layer in `network`."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class DubbingBlock(nn.Module):
@@ -124,6 +133,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         positions: int = 0,
         audio_modulation: bool = False,
         residual: bool = False,
+        context_fill: ContextFill = "grey",
         refiner_width: int = 128,
         refiner_layers: int = 0,
     ) -> None:
@@ -172,11 +182,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
 
     def _initialise(self) -> None:
         """Xavier weights and open gates; new parts (what sound adds, head) start at zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_xavier(self)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for block in self.blocks:
             gates = cast(DubbingBlock, block).modulation.data[:, [2, 5]]
@@ -219,7 +225,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         self,
         latents: Tensor,
         timestep: Tensor,
-        reference: Tensor,
+        reference: Tensor | None,
         audio: Tensor | None,
         text: Tensor | None = None,
         place: tuple[int, int, int, int] | None = None,
@@ -229,7 +235,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         Args:
             latents: (B,context+C,F,h,w) noisy target, after the generator's masked video if there is one.
             timestep: (B,F) in [0,1] per latent frame of the target; 0 for clean motion frames.
-            reference: (B,C,Fr,h,w) clean reference latents; Fr = F for an editor, 1 for the generator's frame.
+            reference: (B,C,Fr,h,w) clean reference latents; Fr = F for an editor, 1 for the generator's frame; None
+                leaves reference tokens out (what Wan2.2 itself is, with no audio).
             audio: (B,F,window,audio_dim) features; zeros for unconditional; None leaves audio attention out.
             text: (B,words,text_dim) or None.
             place: (top, left, rows, columns): where the latents lie in a larger grid of cells, and its size; None if
@@ -239,11 +246,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             (B,C,F,h,w).
         """
         batch, _, frames, height, width = latents.shape
-        reference_frames = reference.shape[2]
+        reference_frames = 0 if reference is None else reference.shape[2]
         context = self.config["context_channels"]
         weight = self.patch_embedding.weight
         size = self.config["patch_size"][1]
-        x = torch.cat([self._embed(reference, weight[:, context:]), self._embed(latents, weight)], dim=1)
+        x = self._embed(latents, weight)
+        if reference is not None:
+            x = torch.cat([self._embed(reference, weight[:, context:]), x], dim=1)
 
         times = torch.cat([timestep.new_zeros(batch, reference_frames), timestep], dim=1)
         embedded = sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(x.dtype)
@@ -258,13 +267,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
         if self.place_table is not None:
             x = x + self._places((top, left, whole_rows, whole_columns), rows, columns)
-        tables = (
-            rotary_table(
-                head_dim, (reference_frames, rows, columns), (top + whole_rows, left + whole_columns), x.device
-            ),
-            rotary_table(head_dim, (frames, rows, columns), (top, left), x.device),
-        )
-        rotary = (torch.cat([tables[0][0], tables[1][0]]), torch.cat([tables[0][1], tables[1][1]]))
+        rotary = rotary_table(head_dim, (frames, rows, columns), (top, left), x.device)
+        if reference is not None:
+            shifted = (top + whole_rows, left + whole_columns)
+            beside = rotary_table(head_dim, (reference_frames, rows, columns), shifted, x.device)
+            rotary = (torch.cat([beside[0], rotary[0]]), torch.cat([beside[1], rotary[1]]))
         sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))
         words = None if text is None or self.text_embedding is None else self.text_embedding(text)
         for block in self.blocks:
