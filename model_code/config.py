@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Prediction = Literal["x", "v"]
 Variant = Literal["generated", "relit", "rendered"]
+ContextFill = Literal["grey", "reference"]
 
 
 def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
@@ -106,6 +107,12 @@ class TransformerConfig(Config):
         json_schema_extra=deviation(
             "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
         ),
+    )
+    context_fill: ContextFill = Field(
+        "grey",
+        description="What the generator's masked video holds where the face is masked: grey, or the reference frame's "
+        "face, brought there by an affine map of landmarks that speech hardly moves.",
+        json_schema_extra=deviation("grey", "finding the face in the reference frame's tokens takes long training"),
     )
     refiner_width: int = 128
     refiner_layers: int = Field(
@@ -288,12 +295,12 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=6500,
+        steps=5400,
         batch_size=16,
         lip_weight=6.0,
         learning_rate=1e-3,
         warmup_steps=50,
-        token_context=0.6,
+        token_context=0.5,
         cells=8,
         whole_from=0.98,
         uniform_times=True,

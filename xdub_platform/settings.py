@@ -265,6 +265,7 @@ FULL_SCALE_TRANSFORMER = {
     "positions": 0,
     "audio_modulation": False,
     "residual": False,
+    "context_fill": "grey",
     "refiner_layers": 0,
 }
 FULL_SCALE_FLOW = {

@@ -38,6 +38,7 @@ PRESETS: dict[str, TransformerConfig] = {
         positions=0,
         audio_modulation=False,
         residual=False,
+        context_fill="grey",
         refiner_layers=0,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
@@ -58,6 +59,7 @@ PRESETS: dict[str, TransformerConfig] = {
         positions=0,
         audio_modulation=False,
         residual=False,
+        context_fill="grey",
         refiner_layers=0,
     ),
 }

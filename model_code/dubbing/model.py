@@ -27,6 +27,7 @@ from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import experts_by_step, sigmas
 from model_code.dubbing.longform import windows
 from model_code.errors import InputError
+from model_code.faces.carry import carried_faces
 from model_code.faces.masks import inpaint_mask
 from model_code.files import write_json
 from model_code.seeding import seed_for
@@ -230,8 +231,11 @@ class DubbingPipelineModel:
         assert item.landmarks is not None
         count = self.config.window_frames
         occluder = None if item.occluder is None else _part(item.occluder, start, count)
-        keep = inpaint_mask(_part(item.landmarks, start, count), self.config.crop_size, occluder)
-        return masked_frames(_part(item.frames, start, count), keep)
+        frames, landmarks = _part(item.frames, start, count), _part(item.landmarks, start, count)
+        fill = None
+        if self.transformer.config["context_fill"] == "reference":
+            fill = carried_faces(frames, landmarks, [count // 2] * count)
+        return masked_frames(frames, inpaint_mask(landmarks, self.config.crop_size, occluder), fill)
 
     def _noise(self, seed: int, start: int, length: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor

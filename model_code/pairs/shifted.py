@@ -7,11 +7,11 @@ reference's mouth is not to be copied.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_code.faces.masks import STABLE_LANDMARKS, paste_mask
+from model_code.faces.carry import carried_faces
+from model_code.faces.masks import paste_mask
 from model_code.media.sample import ClipSample
 
 MIN_SHIFT = 10
@@ -30,15 +30,5 @@ def shifted_companion(clip: ClipSample, rng: np.random.Generator) -> NDArray[np.
     sources = (np.arange(count) + shift) % (2 * count - 2)
     sources = np.where(sources < count, sources, 2 * count - 2 - sources)
     masks = paste_mask(clip.landmarks, size, clip.occluder)[..., None]
-    out = np.empty_like(clip.frames)
-    for t, s in enumerate(sources):
-        matrix = _affine(clip.landmarks[s][STABLE_LANDMARKS], clip.landmarks[t][STABLE_LANDMARKS])
-        moved = cv2.warpAffine(clip.frames[s], matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
-        out[t] = np.rint(moved * masks[t] + clip.frames[t] * (1 - masks[t])).astype(np.uint8)
-    return out
-
-
-def _affine(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(2, 3) least-squares affine map in the image's own pixel centres."""
-    design = np.concatenate([source - 0.5, np.ones((len(source), 1), np.float32)], 1)
-    return np.linalg.lstsq(design, target - 0.5, rcond=None)[0].T.astype(np.float32)
+    moved = carried_faces(clip.frames, clip.landmarks, sources)
+    return np.rint(moved * masks + clip.frames * (1 - masks)).astype(np.uint8)

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 
 from model_code.backbones.audio import AudioEncoder, audio_windows
 from model_code.backbones.codec import LatentCodec
+from model_code.config import ContextFill
+from model_code.faces.carry import carried_faces
 from model_code.faces.masks import face_loss_mask, inpaint_mask, lip_mask
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 TEMPORAL = 4
 """Pixel frames of one latent frame after the first."""
 
@@ -96,9 +98,9 @@ def mask_track(mask: np.ndarray, grid: tuple[int, int]) -> LatentTrack:
     return LatentTrack(pooled[::TEMPORAL][None].half().contiguous(), blocks[None].half().contiguous())
 
 
-def masked_frames(frames: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, 3) with what `keep` (T, H, W) leaves out painted mid-grey (zero for the network)."""
-    return np.where(keep[..., None], frames, np.uint8(128))
+def masked_frames(frames: np.ndarray, keep: np.ndarray, fill: np.ndarray | None = None) -> np.ndarray:
+    """Frames (T, H, W, 3) with `fill`, or mid-grey (zero for the network), where `keep` (T, H, W) is False."""
+    return np.where(keep[..., None], frames, np.uint8(128) if fill is None else fill)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class ClipEncoder:
     Args:
         codec: The latent codec; `encode` is called without gradients.
         audio_encoder: Gives 50 Hz features (N, D).
+        context_fill: What the generator's masked video holds in the hole, as in `TransformerConfig`.
         cache: Folder of safetensors keyed by content hash (video, sound, landmarks and both networks'
             weights); None encodes every time.
     """
@@ -129,10 +132,12 @@ class ClipEncoder:
         self,
         codec: LatentCodec,
         audio_encoder: AudioEncoder,
+        context_fill: ContextFill,
         cache: Path | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.codec, self.audio_encoder, self.cache, self.device = codec, audio_encoder, cache, device
+        self.context_fill = context_fill
         self._networks = ""
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
@@ -158,7 +163,11 @@ class ClipEncoder:
         tracks = {"target": encode_track(clip.frames, self.codec, self.device)}
         if masked:
             keep = inpaint_mask(clip.landmarks, size, clip.occluder)
-            tracks["masked"] = encode_track(masked_frames(clip.frames, keep), self.codec, self.device)
+            fill = None
+            if self.context_fill == "reference":
+                source = int(rng_for("fill", clip.clip_id).integers(len(clip.frames)))
+                fill = carried_faces(clip.frames, clip.landmarks, [source] * len(clip.frames))
+            tracks["masked"] = encode_track(masked_frames(clip.frames, keep, fill), self.codec, self.device)
         if companion is not None:
             tracks["companion"] = encode_track(companion, self.codec, self.device)
         height, width = tracks["target"].singles.shape[-2:]
@@ -170,7 +179,7 @@ class ClipEncoder:
         return tensors
 
     def _key(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> str:
-        digest = hashlib.sha256(f"{CACHE_VERSION} {self._networks} {masked}".encode())
+        digest = hashlib.sha256(f"{CACHE_VERSION} {self._networks} {masked and self.context_fill}".encode())
         for array in (clip.frames, clip.landmarks, clip.audio, clip.occluder, companion):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]

@@ -76,7 +76,7 @@ def train_prior(
     model.to(device)
     target = torch.device(device)
     codec.to(target)  # type: ignore[attr-defined]
-    encoder = ClipEncoder(codec, audio_encoder, work_dir / "latents" if work_dir else None, target)
+    encoder = ClipEncoder(codec, audio_encoder, shape.context_fill, work_dir / "latents" if work_dir else None, target)
     encoded = [encoder.encode(clip, shifted_companion(clip, rng_for("shifted", 0, clip.clip_id))) for clip in clips]
     train = TrainingSet([c for i, c in enumerate(encoded) if i % HELD_OUT], phase.clip_frames, shape.audio_window)
     held = TrainingSet(encoded[::HELD_OUT], phase.clip_frames, shape.audio_window)

@@ -65,11 +65,11 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Encodes the data, trains, saves and shows samples."""
     device, name = torch.device(config.device), config.phase.phase
     codec = base.load("codec").requires_grad_(False).to(device)
-    encoder = ClipEncoder(codec, base.load("audio_encoder"), config.latents, device)
-    clips = encode(config, encoder, progress)
     torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
     model = start(config, codec.latent_channels)
     torch.nn.Module.to(model, config.device)
+    fill = model.config["context_fill"]
+    clips = encode(config, ClipEncoder(codec, base.load("audio_encoder"), fill, config.latents, device), progress)
     data = TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
     phase = make_phase(config.phase, config.flow, critics(config, codec, device))
     checkpoints = config.work / "checkpoints"

@@ -1,5 +1,6 @@
 """The dubbing model: windows, company, experts, folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, TransformerConfig
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem
 from model_code.errors import InputError
+from model_code.faces.masks import inpaint_mask
 
 SIZE = 32
 FLOW = FlowConfig(sampling_steps=4, audio_guidance=1.0)
@@ -132,6 +134,29 @@ def test_a_generator_needs_landmarks_and_context(codec: BlockCodec, audio_encode
         generator.dub_crops(item.frames, item.samples, 0)
     with pytest.raises(InputError, match="context channels"):
         DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+
+
+@pytest.mark.parametrize("fill", ["grey", "reference"])
+def test_a_generator_does_not_see_what_its_mask_hides(
+    codec: BlockCodec, audio_encoder: AudioEncoder, fill: str
+) -> None:
+    """But for its one reference frame, in the middle of the window."""
+    net = transformer(12)
+    net.register_to_config(context_fill=fill)
+    generator = DubbingPipelineModel(
+        DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE), codec, audio_encoder, net
+    )
+    item = clip(0, 25)
+    assert item.landmarks is not None
+    hidden = ~inpaint_mask(item.landmarks, SIZE)
+    assert hidden.any()
+    output = generator.dub_many([item])[0]
+    frames = np.where(hidden[..., None], 255 - item.frames, item.frames)
+    middle = frames[12].copy()
+    frames[12] = item.frames[12]
+    assert np.array_equal(generator.dub_many([replace(item, frames=frames)])[0], output)
+    frames[12] = middle
+    assert not np.array_equal(generator.dub_many([replace(item, frames=frames)])[0], output)
 
 
 def test_other_sizes_are_refused(editor: DubbingPipelineModel) -> None:

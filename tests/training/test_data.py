@@ -82,6 +82,9 @@ def test_masked_frames_paint_grey_where_nothing_is_kept(video: np.ndarray) -> No
     out = masked_frames(video, keep)
     assert np.array_equal(out[:, :8], video[:, :8])
     assert (out[:, 8:] == 128).all()
+    filled = masked_frames(video, keep, video[::-1])
+    assert np.array_equal(filled[:, :8], video[:, :8])
+    assert np.array_equal(filled[:, 8:], video[::-1, 8:])
 
 
 def test_batches_depend_on_seed_and_step_alone() -> None:
@@ -121,7 +124,7 @@ def test_short_clips_are_left_out_and_none_left_is_an_error() -> None:
 
 def test_the_cache_gives_back_what_was_encoded_and_knows_the_companion(tmp_path: Path, video: np.ndarray) -> None:
     codec = BlockCodec(BlockCodecConfig(channels=12, refiner_width=8, refiner_blocks=1))
-    encoder = ClipEncoder(codec, AudioEncoder(AudioEncoderConfig(width=16, features=8)).eval(), tmp_path)
+    encoder = ClipEncoder(codec, AudioEncoder(AudioEncoderConfig(width=16, features=8)).eval(), "reference", tmp_path)
     landmarks = np.random.default_rng(1).uniform(6, 26, (31, 68, 2)).astype(np.float32)
     sound = np.random.default_rng(2).normal(0, 0.1, 31 * 640).astype(np.float32)
     boxes = np.zeros((31, 4), np.float32)
