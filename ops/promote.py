@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from model_code.errors import InputError
 from xdub_platform import pictures, promotion
+from xdub_platform.chain import ACT, KIND_TAG
+from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.platform import Platform
 
 
@@ -26,10 +27,8 @@ def promote_model(context: dg.OpExecutionContext, config: PromoteConfig, platfor
 
     A refusal is a result, not a failure: the run succeeds and says why.
     """
-    try:
+    with input_error_fails_the_run():
         return show(context, platform, promotion.promote(platform, config.version))
-    except InputError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @dg.op
@@ -38,10 +37,8 @@ def roll_back_model(context: dg.OpExecutionContext, config: RollBackConfig, plat
 
     A damaged version fails the run: somebody asked for it and did not get it.
     """
-    try:
+    with input_error_fails_the_run():
         decision = promotion.roll_back(platform, config.version)
-    except InputError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     champion = show(context, platform, decision)
     if not decision.accepted:
         raise dg.Failure(decision.reason, allow_retries=False)
@@ -66,13 +63,13 @@ def show(context: dg.OpExecutionContext, platform: Platform, decision: promotion
     return decision.challenger if decision.accepted else decision.champion or 0
 
 
-@dg.job(tags={"xdub/kind": "act"})
+@dg.job(tags={KIND_TAG: ACT})
 def promote() -> None:
     """Makes the challenger champion if it is better by more than chance and worse in nothing."""
     promote_model()
 
 
-@dg.job(tags={"xdub/kind": "act"})
+@dg.job(tags={KIND_TAG: ACT})
 def roll_back() -> None:
     """Makes an earlier version champion again; serving follows."""
     roll_back_model()

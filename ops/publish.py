@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from xdub_platform.chain import ACT, KIND_TAG
 from xdub_platform.platform import Platform
 
 
@@ -21,7 +22,7 @@ def publish_registry(context: dg.OpExecutionContext, config: PublishConfig, plat
     return commit
 
 
-@dg.job(tags={"xdub/kind": "act"})
+@dg.job(tags={KIND_TAG: ACT})
 def publish() -> None:
     """Publishes the data registry: `dvc get` and `dvc import` elsewhere can then name the tag."""
     publish_registry()

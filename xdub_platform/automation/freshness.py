@@ -8,8 +8,8 @@ import dagster as dg
 
 from xdub_platform.settings import Settings
 
-RETRAINED = frozenset({"editor", "lip_expert", "texture_expert", "dubber", "benchmark_scores"})
-"""What `weekly_retrain` makes again; footage and what pairs are made with come when they come."""
+RETRAINED = ("editor", "lip_expert", "texture_expert", "dubber", "benchmark_scores")
+"""What a retrain makes again; footage and what pairs are made with come when they come."""
 WARN_SHARE = 0.85
 
 

@@ -1,26 +1,25 @@
 """Jobs that plan: each is one Dagster run which asks the planner what is stale and starts a run for every such node."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
 from pydantic import Field
 
-from model_code.errors import InputError
 from ops.promote import show
 from xdub_platform import pictures
 from xdub_platform.automation.footage import unmade_shards
+from xdub_platform.automation.freshness import RETRAINED
 from xdub_platform.automation.origin import origin
 from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step
+from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.links import file_link
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import promote
-from xdub_platform.settings import Settings
 
 PLANS = {KIND_TAG: PLAN, MAX_RETRIES_TAG: "3", RETRY_STRATEGY_TAG: "ALL_STEPS"}
 """Tags of jobs that plan. A killed one starts again: what it finished is fresh by then."""
-RETRAINED = "key:editor or key:lip_expert or key:texture_expert or key:dubber or key:benchmark_scores"
 FOOTAGE = ("raw_corpus", "clips", "companion_pairs")
 NOTHING = dg.Out(dg.Nothing)
 AFTER = {"after": dg.In(dg.Nothing)}
@@ -61,7 +60,7 @@ def plan_and_run(
             context.log.info(f"{step.node}: {step.status} {step.reason}".rstrip())
         told[str(step.node)] = step.status
 
-    try:
+    with input_error_fails_the_run():
         steps = run_chain(
             settings,
             selection=selection,
@@ -73,18 +72,21 @@ def plan_and_run(
             wait_seconds=settings.automation.lock_wait_seconds,
             watch=watch,
         )
-    except InputError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     metadata = {
         "steps": steps_table(steps),
         "made": sum(step.status is Status.DONE for step in steps),
         "refused_by_a_gate": sum(step.status is Status.REJECTED for step in steps),
-        "report": write_report(settings, context, steps, time.monotonic() - start),
+        "report": write_report(platform, context, steps, time.monotonic() - start),
     }
     reason = why_broken(steps)
     if reason:
         raise dg.Failure(reason, metadata=metadata, allow_retries=False)
     context.add_output_metadata(metadata)
+
+
+def keys(assets: Iterable[str]) -> str:
+    """The assets of these names in Dagster's selection syntax."""
+    return " or ".join(f"key:{name}" for name in assets)
 
 
 def steps_table(steps: Sequence[Step]) -> dg.TableMetadataValue | dg.TextMetadataValue:
@@ -116,14 +118,13 @@ def why_broken(steps: Sequence[Step]) -> str | None:
 
 
 def write_report(
-    settings: Settings, context: dg.OpExecutionContext, steps: Sequence[Step], seconds: float
+    platform: Platform, context: dg.OpExecutionContext, steps: Sequence[Step], seconds: float
 ) -> dg.MetadataValue:
     """Brings the report up to date and links it."""
-    from xdub_platform.platform import build_platform
     from xdub_platform.reporting import write_chain_report
     from xdub_platform.running import chain_planner
 
-    platform = build_platform(settings)
+    settings = platform.settings
     planner = chain_planner(settings, context.instance, "report")
     page = write_chain_report(platform, planner, steps, seconds, f"job {context.job_name}")
     return file_link(page, settings)
@@ -138,7 +139,7 @@ def run_full_chain(context: dg.OpExecutionContext, config: ChainConfig, platform
 @dg.op(out=NOTHING)
 def run_retrain(context: dg.OpExecutionContext, platform: Platform) -> None:
     """Editor, experts, dubber and scores from all accepted pairs; never pairs or what they are made with."""
-    plan_and_run(context, platform, RETRAINED, shards=())
+    plan_and_run(context, platform, keys(RETRAINED), shards=())
 
 
 @dg.op(out=NOTHING)
@@ -149,7 +150,7 @@ def run_take_in(context: dg.OpExecutionContext, config: FootageConfig, platform:
     take_in(platform.settings, context.instance)
     shards = config.shards or unmade_shards(platform)
     missing = [name for name in HELD if platform.store.get(name) is None]
-    plan_and_run(context, platform, " or ".join(f"key:{name}" for name in (*FOOTAGE, *missing)), shards=shards)
+    plan_and_run(context, platform, keys((*FOOTAGE, *missing)), shards=shards)
 
 
 @dg.op(out=NOTHING)
@@ -157,7 +158,7 @@ def run_rebase(context: dg.OpExecutionContext, platform: Platform) -> None:
     """A new generator, with the judges beside it, from all accepted clips; the pairs are stale from then on."""
     from xdub_platform.running import HELD
 
-    plan_and_run(context, platform, " or ".join(f"key:{name}" for name in HELD), shards=(), rebase=True)
+    plan_and_run(context, platform, keys(HELD), shards=(), rebase=True)
 
 
 @dg.op(out=NOTHING, ins=AFTER)
@@ -166,10 +167,8 @@ def promote_if_better(context: dg.OpExecutionContext, platform: Platform) -> Non
     if not platform.settings.automation.promote_after_retrain:
         context.log.info("left to a person: automation.promote_after_retrain is off")
         return
-    try:
+    with input_error_fails_the_run():
         show(context, platform, promote(platform))
-    except InputError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @dg.op(out=NOTHING)

@@ -22,10 +22,10 @@ from typing import Any
 
 import dagster as dg
 
-from model_code.errors import InputError
 from model_code.files import write_json
 from model_code.lifetime import PARENT
 from model_code.workers.run import RESULT
+from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
@@ -78,10 +78,8 @@ class Workers(dg.ConfigurableResource):
         partition = context.partition_key if context.has_partition_key else ""
         owner = Owner(f"{asset}[{partition}]" if partition else asset, context.run_id)
         with ExitStack() as stack:
-            try:
+            with input_error_fails_the_run():
                 stack.enter_context(owned(lock_path(Path(self.work_root), asset, partition), owner))
-            except InputError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
             yield
 
     def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
