@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
+from model_code.files import write_text
 from xdub_platform.chain import KIND_TAG, MAKE, PLAN
 from xdub_platform.settings import Settings
 
@@ -49,11 +49,8 @@ def instance_config(settings: Settings) -> dict[str, Any]:
 def write_dagster_home(settings: Settings) -> Path:
     """Creates Dagster's home and its configuration; returns it."""
     home = settings.path("dagster")
-    home.mkdir(parents=True, exist_ok=True)
     # Whole at every moment: other processes read it while runs of this state root open their instances.
-    part = home / f".dagster.yaml.{os.getpid()}.part"
-    part.write_text(yaml.safe_dump(instance_config(settings)), encoding="utf-8")
-    part.replace(home / "dagster.yaml")
+    write_text(home / "dagster.yaml", yaml.safe_dump(instance_config(settings)))
     return home
 
 

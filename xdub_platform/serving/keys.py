@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from model_code.errors import InputError
+from model_code.files import write_json
 from xdub_platform.locks import held
 from xdub_platform.settings import Settings
 
@@ -96,10 +97,7 @@ class Keys:
             raise InputError(f"'{self.file}' is no keys file", "move it away and make new keys") from None
 
     def _write(self, rows: list[dict[str, str | int]]) -> None:
-        part = self.file.with_name(f".{self.file.name}.part")
-        part.touch(mode=0o600)
-        part.write_text(json.dumps({"keys": rows}, indent=1), encoding="utf-8")
-        part.replace(self.file)
+        write_json(self.file, {"keys": rows}, mode=0o600)
 
     def _locked(self) -> AbstractContextManager[bool]:
         return held(self.file.with_name(f"{self.file.name}.lock"))

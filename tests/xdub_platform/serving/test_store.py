@@ -84,6 +84,7 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     assert keys.owner(key) == "anna"
     assert keys.owner(key + "x") is None
     assert key not in (tmp_path / "keys.json").read_text(encoding="utf-8")
+    assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600
     for name in ("anna", "../x", "", "local"):
         with pytest.raises(InputError):
             keys.add(name)
