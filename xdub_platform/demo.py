@@ -10,8 +10,9 @@ from pathlib import Path
 
 from model_code.errors import InputError
 from model_code.files import write_json
+from model_code.media.names import VIDEO_SUFFIXES
 from xdub_platform.chain import Step
-from xdub_platform.incoming import VIDEO_SUFFIXES, members_of
+from xdub_platform.incoming import members_of
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import promote

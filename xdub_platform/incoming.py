@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model_code.files import write_json
+from model_code.media.names import OCCLUDER_SUFFIX, is_video
 from xdub_platform.locks import held
 from xdub_platform.partitions import HELDOUT_PREFIX
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts"})
-OCCLUDER_SUFFIX = ".occluder.mp4"
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:
 
 def _videos(incoming: Path) -> Iterator[IncomingFile]:
     for path in incoming.iterdir():
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES and not path.name.endswith(OCCLUDER_SUFFIX)
-        if is_video and path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+        if is_video(path) and path.is_file() and not path.is_symlink() and not path.name.startswith("."):
             stat = path.stat()
             yield IncomingFile(path.name, stat.st_size, stat.st_mtime_ns)
 

@@ -23,14 +23,13 @@ from model_code.faces.crop import crop_yuv, from_crop, resample
 from model_code.faces.detect import FaceFinder
 from model_code.faces.follow import Follower, Track
 from model_code.faces.landmarker import Landmarker
+from model_code.media.names import OCCLUDER_SUFFIX
 from model_code.media.sample import ClipSample
 from model_code.media.shots import find_cuts
 from model_code.media.video import VideoFrames, read_audio
 from model_code.media.yuv import YuvFrame
 
 F32 = NDArray[np.float32]
-OCCLUDER_SUFFIX = ".occluder"
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".mpg", ".mpeg", ".3gp"})
 
 
 class Sidecar(BaseModel):
@@ -128,7 +127,7 @@ def ingest_file(
         frames = VideoFrames(path, config)
         cuts, count = find_cuts(frames)
         audio = _sound(path, config, count)
-        occluder = _companion(path, OCCLUDER_SUFFIX + ".mp4")
+        occluder = _companion(path, OCCLUDER_SUFFIX)
         readers = _Reader(frames), _Reader(frames), _Reader(VideoFrames(occluder, config)) if occluder else None
     except InputError as error:
         reason = "no sound" if re.search("(has no|of) sound", error.what) else "unreadable"

@@ -13,8 +13,9 @@ from pydantic import Field
 from model_code import base
 from model_code.backbones.audio import AudioEncoder
 from model_code.config import MediaConfig
-from model_code.media.ingest import OCCLUDER_SUFFIX, VIDEO_SUFFIXES, Quarantined, file_digest, ingest_file, shift_audio
+from model_code.media.ingest import Quarantined, file_digest, ingest_file, shift_audio
 from model_code.media.insync import CERTAIN, MAX_OFFSET, find_offset
+from model_code.media.names import is_video
 from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard, ShardWriter
 from model_code.workers.run import Progress, WorkerConfig, main
@@ -59,11 +60,7 @@ def work(config: IngestConfig, progress: Progress) -> dict[str, Any]:
 
 def videos_in(folder: Path) -> list[Path]:
     """Videos of a folder without occluder masks, sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.stem.endswith(OCCLUDER_SUFFIX)
-    )
+    return sorted(path for path in folder.iterdir() if is_video(path))
 
 
 def taken_in_before(earlier: Sequence[Path], pending: Sequence[Path]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from model_code.errors import InputError
 from model_code.files import write_json
-from xdub_platform.incoming import VIDEO_SUFFIXES
+from model_code.media.names import VIDEO_SUFFIXES
 from xdub_platform.settings import Settings
 
 BESIDE = frozenset({".wav", ".json"})
