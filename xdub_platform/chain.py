@@ -26,6 +26,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.event_api import EventLogRecord
+from dagster._core.execution.plan.objects import ErrorSource
 
 log = logging.getLogger(__name__)
 
@@ -310,7 +311,11 @@ class Planner:
 
 
 def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tags: dict[str, str], run_id: str) -> Step:
-    """Makes one node in a Dagster run of its own, in this process."""
+    """Makes one node in a Dagster run of its own, in this process.
+
+    Raises:
+        KeyboardInterrupt: A signal told this process to end, and the run has failed of it; Dagster would go on.
+    """
     start = time.monotonic()
     result = job.execute_in_process(
         instance=instance,
@@ -321,6 +326,9 @@ def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tag
         tags=tags,
         run_id=run_id,
     )
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    if any(failure.error_source is ErrorSource.INTERRUPT for failure in failures):
+        raise KeyboardInterrupt
     status = Status.DONE if result.success else Status.FAILED
     return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)
 

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +20,9 @@ from xdub_platform.definitions import build_definitions
 from xdub_platform.instance import open_instance
 from xdub_platform.logs import log_as_told
 from xdub_platform.settings import Settings
+
+LEAVE = 60.0
+"""Seconds that the processes have to end."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,17 @@ class RunProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        children = [child for child in multiprocessing.active_children() if child not in self.others]
+        # A child that ends while it waits for work takes the pool's lock along, and the next one waits for it for ever.
+        patience = threading.Timer(LEAVE, lambda: [child.kill() for child in children])
+        patience.daemon = True
+        patience.start()
         if error is not None:
             # Who ends the planner's run means everything that it started; each child reports its own run as failed.
-            for child in multiprocessing.active_children():
-                if child not in self.others:
-                    child.terminate()
+            for child in children:
+                child.terminate()
         self.pool.shutdown(cancel_futures=True)
+        patience.cancel()
 
     def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
         """Makes a node in one of the processes."""
