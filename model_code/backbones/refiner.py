@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,9 +48,9 @@ class LocalRefiner(nn.Module):
 
     def start_closed(self) -> None:
         """Starts as zero, with no modulation: a transformer that gets a refiner says what it said before."""
-        for layer in (*(layer.modulation for layer in self.layers), self.leave):
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        fresh = [self.leave, *(cast(RefinerLayer, layer).modulation for layer in self.layers)]
+        for parameter in (value for layer in fresh for value in layer.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, latents: Tensor, output: Tensor, embedded: Tensor) -> Tensor:
         """latents (B,in_channels,F,h,w), output (B,out_channels,F,h,w), embedded (B,F,time_dim) -> like output."""
