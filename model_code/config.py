@@ -163,6 +163,14 @@ class FlowConfig(Config):
         description="Times below are not guided: the mouth stands by then, and a guided step costs twice.",
         json_schema_extra=deviation("every step", "two CPU cores"),
     )
+    guidance_schedule: Literal["above", "release"] = Field(
+        "above",
+        description="above: both scales as they stand for times from guidance_from on, none below; release: they are "
+        "the initial values of the release's schedules, and guidance_from is not used.",
+    )
+    border: bool = Field(
+        False, description="Outermost latent cells come from the reference at every step (release); editors only."
+    )
     lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
     texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")
 

@@ -1,11 +1,14 @@
-"""Index arithmetic of long dubs: how long, which source frame when, which frames in one pass."""
+"""Index arithmetic of long dubs: how long, which source frame when, which frames in one pass, how passes join."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 def output_frames(n_samples: int, sample_rate: int, fps: int) -> int:
@@ -42,6 +45,33 @@ def windows(n_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
         start = spans[-1][1] - overlap
         spans.append((start, min(start + window, n_frames)))
     return spans
+
+
+def padded_frames(n_frames: int, window: int, overlap: int) -> int:
+    """Frames that whole `windows` cover (release: 77 + 72 ceil((n - 77) / 72), never less than one window)."""
+    return window + (window - overlap) * max(0, math.ceil((n_frames - window) / (window - overlap)))
+
+
+def stitch_latents(parts: Sequence[Tensor], motion: int) -> Tensor:
+    """Joins the latents of consecutive windows, as in the release, to be decoded as one.
+
+    The last frame of each window is averaged with the last motion frame of the next, which stands at its place; of
+    the next window the frames after its motion frames follow.
+
+    Args:
+        parts: (C, F, h, w) of each window, in order.
+        motion: Motion frames at the beginning of every window but the first, in latent frames, at least 1.
+
+    Returns:
+        (C, F + (len(parts) - 1) (F - motion), h, w).
+    """
+    joined = list(parts[:1])
+    for part in parts[1:]:
+        before = joined[-1]
+        seam = (before[:, -1:] + part[:, motion - 1 : motion]) / 2
+        joined[-1] = torch.cat([before[:, :-1], seam], dim=1)
+        joined.append(part[:, motion:])
+    return torch.cat(joined, dim=1)
 
 
 def runs(usable: NDArray[np.bool_], breaks: NDArray[np.bool_]) -> list[tuple[int, int]]:

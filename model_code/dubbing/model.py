@@ -25,7 +25,8 @@ from model_code.config import Config, FlowConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import experts_by_step, sigmas
-from model_code.dubbing.longform import windows
+from model_code.dubbing.color import match_color
+from model_code.dubbing.longform import padded_frames, stitch_latents, windows
 from model_code.errors import InputError
 from model_code.faces.carry import carried_faces
 from model_code.faces.masks import inpaint_mask
@@ -48,6 +49,11 @@ class DubberConfig(Config):
     crop_size: int = Field(96, description="Side of the crops in pixels.")
     window_frames: int = Field(25, description="Frames of one pass.")
     overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
+    stitching: Literal["pixels", "latents"] = Field(
+        "pixels",
+        description="pixels: each window's new frames follow the frames before; latents: as in the release, windows' "
+        "latents are joined and decoded as one, and motion frames are colour-corrected.",
+    )
     experts: tuple[str, ...] = Field((), description="LoRA adapters: `lip`, `texture`.")
 
 
@@ -145,27 +151,36 @@ class DubbingPipelineModel:
         starts: list[list[int]] = [[start for start, _ in windows(len(item.frames), length, overlap)] for item in items]
         features = [self._features(item) for item in items]
         outputs = [
-            np.empty((own[-1] + length, *item.frames.shape[1:]), np.uint8)
-            for item, own in zip(items, starts, strict=True)
+            np.empty((padded_frames(len(item.frames), length, overlap), *item.frames.shape[1:]), np.uint8)
+            for item in items
         ]
+        stitched = self.config.stitching == "latents"
+        parts: list[list[Tensor]] = [[] for _ in items]
         done = 0
         for index, start in enumerate(sorted(starts, key=len)[-1] if starts else []):
             active = [number for number, own in enumerate(starts) if len(own) > index]
             for begin in range(0, len(active), batch_size):
                 chosen = active[begin : begin + batch_size]
                 previous = [outputs[number][start : start + overlap] for number in chosen]
-                dubbed = self._window(
+                latents = self._window(
                     [items[number] for number in chosen],
                     [features[number] for number in chosen],
                     start,
                     previous if index else None,
                 )
                 skip = overlap if index else 0
-                for number, window in zip(chosen, dubbed, strict=True):
+                for number, own, video in zip(chosen, latents, self.codec.decode(latents), strict=True):
+                    window = to_frames(video)
+                    if stitched:
+                        window = match_color(window, _part(items[number].frames, start, length))
+                        parts[number].append(own)
                     outputs[number][start + skip : start + length] = window[skip:]
                 done += len(chosen)
                 if progress is not None:
                     progress(done, sum(map(len, starts)))
+        if stitched:
+            joined = (stitch_latents(own, latent_length(overlap)) for own in parts)
+            outputs = [to_frames(self.codec.decode(own[None])[0]) for own in joined]
         return [output[: len(item.frames)] for output, item in zip(outputs, items, strict=True)]
 
     def _window(
@@ -174,7 +189,8 @@ class DubbingPipelineModel:
         features: list[NDArray[np.float32]],
         start: int,
         previous: list[NDArray[np.uint8]] | None,
-    ) -> list[NDArray[np.uint8]]:
+    ) -> Tensor:
+        """Clean latents (B,C,F,h,w) of one window of every item."""
         config, flow = self.config, self.config.flow
         length = latent_length(config.window_frames)
         frames = [_part(item.frames, start, config.window_frames) for item in items]
@@ -195,14 +211,22 @@ class DubbingPipelineModel:
             reference=reference,
             audio=torch.from_numpy(audio).to(self.device),
             times=times,
-            guidance=Guidance.above(flow.guidance_from, flow.reference_guidance, flow.audio_guidance),
+            guidance=self._guidance,
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
+            border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
         )
         self._use_expert(None)
-        return [to_frames(video) for video in self.codec.decode(latents)]
+        return latents
+
+    @property
+    def _guidance(self) -> Guidance:
+        flow = self.config.flow
+        if flow.guidance_schedule == "release":
+            return Guidance.release(flow.reference_guidance, flow.audio_guidance)
+        return Guidance.above(flow.guidance_from, flow.reference_guidance, flow.audio_guidance)
 
     @property
     def _audio_window(self) -> int:

@@ -6,10 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model_code.dubbing.longform import output_frames, pingpong, runs, windows
+from model_code.dubbing.longform import output_frames, padded_frames, pingpong, runs, stitch_latents, windows
+
+TEN_MINUTES = 15_000
 
 
 @given(st.integers(1, 15_000), st.integers(2, 80), st.data())
@@ -24,6 +27,33 @@ def test_windows_cover_every_frame_once_beside_the_overlap(n: int, window: int, 
         assert start == end - overlap
     fresh = spans[0][1] + sum(end - start - overlap for start, end in spans[1:])
     assert fresh == n, "each window after the first adds its frames beyond the overlap"
+
+
+@given(st.integers(1, TEN_MINUTES))
+@example(1)
+@example(77)
+@example(78)
+@example(TEN_MINUTES)
+def test_the_releases_windows_stitch_to_its_length(n: int) -> None:
+    """77 + 72 ceil((n - 77) / 72) frames from clips of 20 latent frames, 2 of them motion frames."""
+    spans = windows(n, 77, 5)
+    total = padded_frames(n, 77, 5)
+    if n > 77:
+        assert total == 77 + 72 * -(-(n - 77) // 72)
+    else:
+        assert total == 77
+    assert n <= total
+    assert total - n < 72 or total == 77
+    assert spans[-1][0] + 77 == total
+    # Every latent frame is named after its window and its place there.
+    parts = [torch.arange(100.0 * index, 100.0 * index + 20).reshape(1, 20, 1, 1) for index in range(len(spans))]
+    joined = stitch_latents(parts, 2).flatten()
+    assert 4 * (len(joined) - 1) + 1 == total
+    expected = list(range(20))
+    for index in range(1, len(spans)):
+        expected[-1] = (expected[-1] + 100 * index + 1) / 2
+        expected += range(100 * index + 2, 100 * index + 20)
+    assert joined.tolist() == expected
 
 
 def test_windows_refuse_an_overlap_without_end() -> None:

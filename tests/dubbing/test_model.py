@@ -112,6 +112,26 @@ def test_the_second_window_goes_on_from_the_first(editor: DubbingPipelineModel) 
     assert not np.array_equal(long[25:], editor.dub_crops(changed, silence, 1)[25:])
 
 
+def test_the_releases_way_to_join_windows_and_to_guide(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    item = clip(0, 70)
+    flow = FLOW.model_copy(update={"guidance_schedule": "release", "reference_guidance": 2.5, "border": True})
+    net = transformer(0)
+
+    def dub(frames: int, **changes: object) -> np.ndarray:
+        config = DubberConfig(mode="editor", crop_size=SIZE, **{"flow": FLOW, **changes})
+        model = DubbingPipelineModel(config, codec, audio_encoder, net)
+        return model.dub_crops(item.frames[:frames], np.zeros(frames * 640, np.float32), 1)
+
+    plain, joined = dub(70), dub(70, stitching="latents")
+    assert joined.shape == plain.shape
+    assert np.array_equal(joined[:17], plain[:17]), "what lies before the first seam is as it was"
+    assert not np.array_equal(joined[21:25], plain[21:25]), "the seam is a mean"
+    assert np.array_equal(dub(25, stitching="latents"), dub(25))
+    guided, bordered = dub(25, flow=flow), dub(25, flow=flow.model_copy(update={"border": False}))
+    assert not np.array_equal(guided, bordered)
+    assert not np.array_equal(bordered, dub(25))
+
+
 def test_short_sound_is_followed_by_silence(editor: DubbingPipelineModel) -> None:
     item = clip(0, 30)
     padded = np.pad(item.samples[:6400], (0, 30 * 640 - 6400))
