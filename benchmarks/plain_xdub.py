@@ -413,10 +413,10 @@ def write_golden(folder: Path, config: Mapping[str, Any] = TINY, seed: int = 0) 
     }
     given = (io["latents"], io["timestep"], io["ref_latents"], io["audio_feats"], io["context"])
     io["velocity"] = model.velocity(*given)
-    first, second = (tuple(part[index : index + 1] for part in given) for index in (0, 1))
-    io["velocity_motion"] = torch.cat([model.velocity(*first, motion=1), model.velocity(*second)])
-    silent = (*given[:2], torch.zeros_like(given[2]), torch.zeros_like(given[3]), given[4])
-    io["velocity_no_ref_no_audio"] = model.velocity(*silent)
+    x, t, reference, audio, text = given
+    moving = model.velocity(x[:1], t[:1], reference[:1], audio[:1], text[:1], motion=1)
+    io["velocity_motion"] = torch.cat([moving, io["velocity"][1:]])
+    io["velocity_no_ref_no_audio"] = model.velocity(x, t, reference * 0, audio * 0, text)
     save_file(io, folder / "tiny_io.safetensors")
 
     run = {

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model_code.backbones.audio import window_indices
 from model_code.config import FlowConfig
 from model_code.diffusion.flow import (
     add_noise,
@@ -24,6 +25,7 @@ from model_code.diffusion.guidance import Guidance, guided
 from model_code.diffusion.sampler import replace_border, sample
 from model_code.diffusion.schedule import check_experts, experts_by_step, sigmas
 from model_code.errors import InputError
+from model_code.training.losses import region_weights, velocity_loss
 
 times = st.floats(0.01, 1.0)
 seeds = st.integers(0, 10_000)
@@ -149,6 +151,49 @@ def test_border_spares_motion_frames() -> None:
     replaced = replace_border(z, source, first_frame=1)
     assert replaced.sum((0, 1, 3, 4)).tolist() == [0, 16, 16]
     assert replaced[0, 0, 1, 1:-1, 1:-1].sum() == 0
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_border_is_one_cell_of_every_frame_that_is_not_motion(
+    frames: int, rows: int, columns: int, data: st.DataObject
+) -> None:
+    motion = data.draw(st.integers(0, frames))
+    z, source = torch.zeros(1, 2, frames, rows, columns), torch.ones(1, 2, frames, rows, columns)
+    replaced = replace_border(z, source, motion)
+    inner = max(0, rows - 2) * max(0, columns - 2)
+    expected = [0 if frame < motion else 2 * (rows * columns - inner) for frame in range(frames)]
+    assert replaced.sum((0, 1, 3, 4)).tolist() == expected
+
+
+@given(st.integers(1, 5), st.integers(0, 4000), st.integers(1, 160))
+def test_audio_windows_tile_the_sound_without_gap(half: int, start: int, latent_frames: int) -> None:
+    """Two features a video frame, four frames a latent frame; the release's window is 8, wider ones overlap evenly."""
+    window = 6 + 2 * half
+    indices = window_indices(10**6, latent_frames, window, start)
+    assert indices.shape == (latent_frames, window)
+    centre = 2 * (start + 4 * torch.arange(latent_frames)) - 2
+    wanted = (centre[:, None] - window // 2 + torch.arange(window)).clamp_min(0)
+    assert indices.tolist() == wanted.tolist()
+    later = window_indices(10**6, latent_frames, window, start + 4)
+    assert later[:-1].tolist() == indices[1:].tolist(), "a clip that starts a latent frame later hears the same"
+    few = window_indices(5, latent_frames, window, start)
+    assert few.max() <= 4
+
+
+@given(seed=seeds, motion=st.integers(0, 2))
+def test_loss_masks_weigh_what_they_cover_and_motion_frames_not_at_all(seed: int, motion: int) -> None:
+    clean, noise, error = (draw(seed + index, 2, 3, 3, 4, 4).float() for index in range(3))
+    face = (draw(seed + 3, 2, 1, 3, 4, 4) > 0).float()
+    lip = face * (draw(seed + 4, 2, 1, 3, 4, 4) > 0)
+    learned = torch.ones(2, 3)
+    learned[:, :motion] = 0
+    weights = region_weights(face, lip, 0.3, 0.3)
+    assert {round(weight, 4) for weight in weights.unique().tolist()} == {1.0, 1.3, 1.6}
+    raw = velocity_target(clean, noise) + error
+    loss = velocity_loss(raw, clean, noise, torch.tensor([0.2, 0.9]), weights, learned, "v", 4.0)
+    kept = slice(motion, None)
+    plain = (error.square() * (1 + 0.3 * face + 0.3 * lip))[:, :, kept].mean((1, 2, 3, 4))
+    torch.testing.assert_close(loss, plain)
 
 
 def test_sampler_refuses_what_cannot_be() -> None:
