@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+weights = typer.Typer(name="weights", help="Weights that others published.", no_args_is_help=True)
+app.add_typer(weights)
 
 Receipt = Annotated[Path | None, typer.Option(help="Write what the data registry now holds as JSON.")]
 Profile = Annotated[str | None, typer.Option(help="embedded, embedded-full, workstation or cluster.")]
@@ -236,6 +238,27 @@ def promote(
     Console().print(Markdown(promotion.markdown(decision)))
     if not decision.accepted:
         raise typer.Exit(1)
+
+
+@weights.command("import")
+def import_weights(
+    path: Annotated[Path, typer.Argument(help="X-Dub's released .safetensors, or a Wan2.2 folder (diffusers).")],
+    licence: Annotated[
+        str, typer.Option(prompt="Licence of these weights (X-Dub's release states none)", help="As published.")
+    ],
+    acknowledge: Annotated[str, typer.Option(help="Your name: you read this licence and accept it.")] = "",
+    profile: Profile = None,
+) -> None:
+    """Check, convert and register published weights; promotion asks that their licence be acknowledged."""
+    from xdub_platform.platform import build_platform
+    from xdub_platform.weights import import_weights as take
+
+    if not licence.strip():
+        raise InputError("no licence is stated", "say which one, or in words that none is published")
+    done = take(build_platform(_settings(profile)), path, licence.strip(), acknowledge.strip())
+    typer.echo(f"{done.model} version {done.version} (@{done.kind}): {done.parameters:,} parameters")
+    if not acknowledge.strip():
+        typer.echo(f"licence not acknowledged: set the tag licence.acknowledged of version {done.version} to your name")
 
 
 @app.command()

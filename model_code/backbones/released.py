@@ -136,11 +136,6 @@ def inspect_weights(path: Path, like: TransformerConfig = RELEASE) -> Published:
     return Published(kind, config, files, names)
 
 
-def load_released(path: Path) -> DubbingTransformer:
-    """The transformer of an X-Dub checkpoint or of a Wan2.2 folder; see `inspect_weights`."""
-    return inspect_weights(path).load()
-
-
 def _xdub_config(path: Path) -> TransformerConfig:
     beside = path.parent / "config.json"
     if not beside.is_file():

@@ -10,7 +10,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from model_code.backbones.released import inspect_weights, load_released
+from model_code.backbones.released import inspect_weights
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
 
@@ -105,14 +105,14 @@ def test_a_partial_checkpoint_says_what_it_lacks(tmp_path: Path) -> None:
     state = load_file(plain / "tiny_model.safetensors")
     save_file(state, file)
     with pytest.raises(InputError, match=r"lacks audio_.* and \d+ more; has of another shape patch_embedding"):
-        load_released(file)  # without config.json it must be the release itself
+        inspect_weights(file)  # without config.json it must be the release itself
     (tmp_path / "config.json").write_bytes((plain / "config.json").read_bytes())
-    assert load_released(file).config.dim == 12
+    assert inspect_weights(file).load().config.dim == 12
     save_file({name: value for name, value in state.items() if not name.startswith("blocks.1.")}, file)
     with pytest.raises(InputError, match=r"lacks blocks\.1\.modulation"):
-        load_released(file)
+        inspect_weights(file)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(InputError, match="damaged or not whole"):
-        load_released(file)
+        inspect_weights(file)
     with pytest.raises(InputError, match=r"neither a \.safetensors file nor a folder"):
-        load_released(tmp_path / "none.bin")
+        inspect_weights(tmp_path / "none.bin")

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks import plain_xdub
 from benchmarks.plain_xdub import PlainXDub
 from model_code.backbones.audio import window_indices
-from model_code.backbones.released import load_released
+from model_code.backbones.released import inspect_weights
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.diffusion.guidance import Guidance, release_audio_scale, release_reference_scale
 from model_code.diffusion.sampler import sample
@@ -52,7 +52,7 @@ class Ours:
     """`model_code`, in the golden values' terms."""
 
     def __init__(self, folder: Path) -> None:
-        self.model: DubbingTransformer = load_released(folder / "tiny_model.safetensors")
+        self.model: DubbingTransformer = inspect_weights(folder / "tiny_model.safetensors").load()
 
     def velocity(
         self, latents: Tensor, timestep: Tensor, reference: Tensor, audio: Tensor, text: Tensor, motion: int = 0
