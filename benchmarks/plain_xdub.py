@@ -215,7 +215,7 @@ class PlainXDub:
         shift, scale = (self.weights["head.modulation"][:, None] + embedded[:, -targets:, None]).unbind(2)
         x = self.linear("head.head", self.normalised(x[:, -targets:]) * (1 + scale) + shift)
         x = x.reshape(batch, frames, rows, columns, *self.config.patch_size[1:], -1)
-        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width).contiguous()
 
 
 def sigma_schedule(steps: int, shift: float) -> list[float]:
