@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import dagster as dg
@@ -23,6 +26,8 @@ from xdub_platform.settings import Settings
 
 LEAVE = 60.0
 """Seconds that the processes have to end."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class RunProcesses:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         children = [child for child in multiprocessing.active_children() if child not in self.others]
-        # A child that ends while it waits for work takes the pool's lock along, and the next one waits for it for ever.
-        patience = threading.Timer(LEAVE, lambda: [child.kill() for child in children])
+        # A child that was killed while it waited for work took the pool's lock along: the others wait for it for ever.
+        patience = threading.Timer(LEAVE, _kill, [children])
         patience.daemon = True
         patience.start()
         if error is not None:
@@ -77,6 +82,13 @@ class RunProcesses:
         return self.pool.submit(_execute, node, tags, run_id)
 
 
+def _kill(children: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for child in children:
+        if child.is_alive():
+            log.warning("run process %s does not end and is killed", child.pid)
+            child.kill()
+
+
 def _open(resolved: dict[str, Any], parent: int) -> None:
     die_with_parent(parent, signal.SIGTERM)
     log_as_told()
@@ -85,6 +97,13 @@ def _open(resolved: dict[str, Any], parent: int) -> None:
     settings = Settings.model_validate(resolved)
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     _opened.append(Runtime(job, open_instance(settings), parent))
+    # Unlike a signal's default action, an exception gives the pool's lock back; Dagster keeps these for after its runs.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(1)
 
 
 def _execute(node: Node, tags: dict[str, str], run_id: str) -> Step:

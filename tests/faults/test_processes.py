@@ -99,3 +99,22 @@ def test_a_run_process_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: p
     time.sleep(1.0)
     runs.__exit__(OSError, OSError(), None)
     assert multiprocessing.active_children() == before
+
+
+@pytest.mark.slow
+def test_an_idle_run_process_that_is_ended_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    settings = load_settings(state_root=tmp_path, processes={"parallel_runs": 2})
+    with open_instance(settings):
+        runs = processes.RunProcesses(settings)
+        begun: set[int] = set()
+        while len(begun) < 2:
+            nap = runs.pool.submit(time.sleep, 0.2)
+            begun.add(runs.pool.submit(os.getpid).result())
+            nap.result()
+        runs.pool.submit(signal.signal, signal.SIGTERM, signal.SIG_IGN).result()
+        # While it naps, the other one takes the lock under which they wait for work.
+        runs.pool.submit(time.sleep, 0.2).result()
+        time.sleep(0.5)
+        start = time.monotonic()
+        runs.__exit__(OSError, OSError(), None)
+    assert time.monotonic() - start < processes.LEAVE / 2
