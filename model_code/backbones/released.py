@@ -138,11 +138,11 @@ def inspect_weights(path: Path, like: TransformerConfig = RELEASE) -> Published:
 
 def _xdub_config(path: Path) -> TransformerConfig:
     beside = path.parent / "config.json"
-    if not beside.is_file():
+    given = _read_json(beside) if beside.is_file() else {}
+    audio = given.get("audio")
+    if not isinstance(audio, dict):  # none, or of something else
         return RELEASE
-    given = _read_json(beside)
     try:
-        audio = given["audio"]
         fields = ("dim", "num_layers", "num_heads", "ffn_dim", "freq_dim", "in_channels", "out_channels", "text_dim")
         changes = {name: given[name] for name in fields} | {
             "patch_size": tuple(given["patch_size"]),
@@ -153,7 +153,7 @@ def _xdub_config(path: Path) -> TransformerConfig:
         }
         eps = given["eps"]
     except KeyError as error:
-        raise InputError(f"'{beside}' does not say {error}", "give the checkpoint's own config.json, or none") from None
+        raise InputError(f"'{beside}' does not say {error}", "give the checkpoint's own config.json") from None
     _same(beside, "eps", eps, EPS)
     return RELEASE.model_copy(update=changes)
 

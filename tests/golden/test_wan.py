@@ -106,6 +106,9 @@ def test_a_partial_checkpoint_says_what_it_lacks(tmp_path: Path) -> None:
     save_file(state, file)
     with pytest.raises(InputError, match=r"lacks audio_.* and \d+ more; has of another shape patch_embedding"):
         inspect_weights(file)  # without config.json it must be the release itself
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "another"}))
+    with pytest.raises(InputError, match="lacks audio_"):
+        inspect_weights(file)
     (tmp_path / "config.json").write_bytes((plain / "config.json").read_bytes())
     assert inspect_weights(file).load().config.dim == 12
     save_file({name: value for name, value in state.items() if not name.startswith("blocks.1.")}, file)
