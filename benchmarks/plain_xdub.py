@@ -48,13 +48,19 @@ class PlainConfig:
 def sinusoid(position: Tensor, width: int) -> Tensor:
     """(N,) -> (N, width): cosines, then sines."""
     half = width // 2
-    angle = position.double()[:, None] * 10000.0 ** (-torch.arange(half).double() / half)
+    angle = position.double()[:, None] * 10000.0 ** (-torch.arange(half, device=position.device).double() / half)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def audio_positions(length: int, width: int) -> Tensor:
+    """(length, width): sines and cosines in turn."""
+    angle = torch.arange(length)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def rotary_axis(positions: Tensor, width: int) -> Tensor:
     """(N,) positions on one axis -> (N, width / 2) complex rotations."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2).double() / width)
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device).double() / width)
     angle = positions.double()[:, None] * frequency
     return torch.polar(torch.ones_like(angle), angle)
 
@@ -123,9 +129,7 @@ class PlainXDub:
         x = self.linear("audio_embedding.proj_in", features)
         for index in range(self.count("audio_embedding.layers.")):
             name = f"audio_embedding.layers.{index}"
-            position = torch.arange(x.shape[1])[:, None]
-            angle = position * torch.exp(torch.arange(0, x.shape[2], 2) * (-math.log(10000.0) / x.shape[2]))
-            places = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(x)
+            places = audio_positions(x.shape[1], x.shape[2]).to(x)
             hidden = self.layer_norm(f"{name}.norm1", x, 1e-5) + places
             q, k, v = (
                 self.linear(f"{name}.attn.to_{part}", hidden)
@@ -206,9 +210,8 @@ class PlainXDub:
         words = self.linear("text_embedding.2", F.gelu(self.linear("text_embedding.0", text), approximate="tanh"))
         sound = self.project_audio(audio.flatten(0, 1)).unflatten(0, (batch, frames))
         head_dim = x.shape[2] // self.config.num_heads
-        t, h, w = torch.arange(frames), torch.arange(rows), torch.arange(columns)
+        t, h, w = (torch.arange(count, device=x.device) for count in (frames, rows, columns))
         rotations = torch.cat([rotary_grid(head_dim, t, h + rows, w + columns), rotary_grid(head_dim, t, h, w)])
-        rotations = rotations.to(x.device)
         for index in range(self.count("blocks.")):
             x = self.block(f"blocks.{index}", x, time, rotations, words, sound, targets)
 
@@ -370,8 +373,7 @@ def random_weights(config: Mapping[str, Any], generator: torch.Generator) -> dic
         linear(f"{name}.attn.to_out.0", inner, inner)
         linear(f"{name}.ff.net.0.proj", inner, 8 * inner)
         linear(f"{name}.ff.net.2", 4 * inner, inner)
-        angle = torch.arange(100)[:, None] * torch.exp(torch.arange(0, inner, 2) * (-math.log(10000.0) / inner))
-        weights[f"{name}.pos_embed.pe"] = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[None]
+        weights[f"{name}.pos_embed.pe"] = audio_positions(100, inner)[None]
     linear("audio_embedding.proj_out", inner, dim)
     for index in range(config["num_layers"]):
         for attention in ("self_attn", "cross_attn", "audio_attn"):
