@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.gates import GATE, check_result
+from model_code.workers.run import RESULT as RESULT_FILE
 from xdub_platform import pictures
 from xdub_platform.integrity import whole
 from xdub_platform.links import file_link, mlflow_link
@@ -106,7 +107,7 @@ def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
 
     ``result.json`` holds times; it is kept as a record beside the data, so that the same data has the same hash.
     """
-    (done.output / "result.json").unlink()
+    (done.output / RESULT_FILE).unlink()
     dataset = platform.store.put(name, done.output)
     platform.store.record(name, RESULT, done.result)
     shutil.rmtree(done.scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ import numpy as np
 from model_code.avatars.clipspec import CONDITION_SHARES, KIND_SHARES, ClipSpec, draw_spec, render_spec, spread
 from model_code.avatars.seeds import CORPUS, RANGE
 from model_code.config import CorpusConfig
+from model_code.files import write_text
 from model_code.lifetime import die_with_parent
 from model_code.media.video import write_video
 from model_code.seeding import seed_for
@@ -87,9 +88,9 @@ def write_clip(spec: ClipSpec, folder: Path, truth: Path, size: int) -> None:
         mask = np.repeat(rendered.occluder[..., None].astype(np.uint8) * 255, 3, axis=-1)
         write_video(folder / f"{spec.name}.occluder.mp4", mask, crf=CRF)
     write_wav(folder / f"{spec.name}.wav", utterance.samples)
-    _write_text(folder / f"{spec.name}.json", json.dumps(sidecar(spec), indent=1, ensure_ascii=False))
+    write_text(folder / f"{spec.name}.json", json.dumps(sidecar(spec), indent=1, ensure_ascii=False))
     write_video(video, rendered.frames, audio=utterance.samples, crf=CRF)
-    _write_text(answer, text)
+    write_text(answer, text)
 
 
 def write_corpus(
@@ -149,9 +150,3 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int = 16_000) -> Non
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes((np.clip(samples, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes())
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

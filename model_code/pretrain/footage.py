@@ -21,6 +21,7 @@ from model_code.avatars.seeds import head_seed
 from model_code.config import PretrainConfig
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import crop_boxes
+from model_code.lifetime import die_with_parent
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 
@@ -51,7 +52,9 @@ def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(config.heads) if not _path(folder, index).is_file()]
     done = config.heads - len(missing)
-    with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        config.processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+    ) as pool:
         for future in as_completed([pool.submit(_render_head, folder, config, index) for index in missing]):
             future.result()
             done += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
 from model_code.avatars.seeds import head_seed
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import CROP_SCALE, face_box
+from model_code.lifetime import die_with_parent
 from model_code.metrics.evaluators.trunk import CROP
 from model_code.seeding import rng_for
 from model_code.speech.espeak import VOICES, synthesize
@@ -161,7 +163,9 @@ def render_footage(
     if processes == 1:
         parts = [draw(seed) for seed in seeds]
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+        ) as pool:
             parts = list(pool.map(draw, seeds, chunksize=4))
     crops, curves, landmarks, kinds = zip(*parts, strict=True)
     counts = [len(part) for part in crops]
