@@ -274,6 +274,40 @@ def status(profile: Profile = None) -> None:
 
 
 @app.command()
+def plan(
+    accelerator: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s or mi300x.")] = "h100",
+    accelerators: Annotated[int, typer.Option(min=1, help="How many work together.")] = 32,
+    utilisation: Annotated[float, typer.Option(help="Share of the dense peak that is reached.")] = 0.4,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 for everything; none: as it is set.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A transformer in place of the settings', by name.")] = None,
+    hours: Annotated[float, typer.Option(help="Footage in hours.")] = 600.0,
+    file_seconds: Annotated[float, typer.Option(help="Length of a file of footage.")] = 10.0,
+    footage_mbit: Annotated[float, typer.Option(help="Mbit/s of the footage.")] = 5.0,
+    accepted: Annotated[float, typer.Option(help="Share of the pairs that pass; the paper's 400 of 600.")] = 0.667,
+    json: Annotated[Path | None, typer.Option(help="Write the plan here too.")] = None,
+    profile: Profile = "cluster",
+) -> None:
+    """What training with these settings would take, from the settings alone, beside the paper's figures."""
+    from xdub_platform.planning import plan_of, show
+
+    made = plan_of(
+        _settings(profile),
+        preset,
+        accelerator=accelerator,
+        accelerators=accelerators,
+        utilisation=utilisation,
+        precision=precision,
+        hours=hours,
+        file_seconds=file_seconds,
+        footage_mbit=footage_mbit,
+        accepted=accepted,
+    )
+    show(made)
+    if json is not None:
+        json.write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
 def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Clear what a crash left; nothing committed.")] = False,
     profile: Profile = None,

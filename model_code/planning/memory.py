@@ -1,0 +1,175 @@
+"""Memory of a training step, in closed form: model states by way of sharding, and what the backward pass needs.
+
+What a layer keeps for its backward pass follows from PyTorch's operations: a linear layer its input, a norm its input,
+a product of two activations both factors, fused attention its three inputs and its output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from model_code.config import Config, TransformerConfig
+from model_code.planning.accelerators import Precision
+from model_code.planning.flops import Sample
+
+Sharding = Literal["DDP", "FSDP"]
+
+MASTER, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4
+"""Bytes of a trained parameter: fp32 weight, gradient, AdamW's two moments, moving average."""
+
+
+class Weights(Config):
+    """Parameters of a phase's model.
+
+    Attributes:
+        every: All parameters, frozen ones too.
+        trained: Those that learn.
+        block: Of one block, the unit that FSDP gathers at once.
+        outside: Of what lies outside the blocks.
+    """
+
+    every: int
+    trained: int
+    block: int
+    outside: int
+
+
+class Widths(Config):
+    """Bytes of an activation by the kind of operation that keeps it.
+
+    Attributes:
+        product: Inputs of matrix products and attention.
+        norm: Inputs and outputs of norms, which autocast keeps in fp32.
+        copies: Times a norm's output is kept as the input of the products after it: autocast casts it for each.
+        rms: Tensors that an RMS norm keeps: its input; without a fused kernel (on a CPU) the normed values too.
+        stream: The residual stream; a learned table of places keeps it in fp32.
+    """
+
+    product: int
+    norm: int
+    copies: int
+    rms: int
+    stream: int
+
+    @classmethod
+    def of(cls, precision: Precision, config: TransformerConfig, fused: bool) -> Widths:
+        """Of a training in `precision`; `fused` as on an accelerator."""
+        half = precision == "bf16"
+        return cls(
+            product=2 if half else 4,
+            norm=4,
+            copies=3 if half else 1,
+            rms=1 if fused else 2,
+            stream=2 if half and not config.positions else 4,
+        )
+
+
+class StepMemory(Config):
+    """Bytes of one accelerator during a phase's steps."""
+
+    sharding: Sharding
+    states: int = Field(description="Weights, gradients, moments, moving average; with FSDP also gathered blocks.")
+    optimizer: int = Field(description="AdamW's temporaries, at a moment without activations.")
+    sample: int = Field(description="What one sample's backward pass needs.")
+    sample_checkpointed: int = Field(description="The same with gradient checkpointing of every block.")
+
+    def peak(self, samples: int, checkpointing: bool) -> int:
+        """Bytes with so many samples in one pass."""
+        each = self.sample_checkpointed if checkpointing else self.sample
+        return self.states + max(self.optimizer, samples * each)
+
+    def samples(self, budget: float, checkpointing: bool) -> int:
+        """The most samples that fit into `budget` bytes."""
+        each = self.sample_checkpointed if checkpointing else self.sample
+        return 0 if self.peak(0, checkpointing) > budget else int((budget - self.states) // each)
+
+
+def state_bytes(weights: Weights, sharding: Sharding, accelerators: int, precision: Precision) -> tuple[int, int]:
+    """(states, optimiser's temporaries) of one accelerator.
+
+    DDP's gradient buckets are taken as views of the gradients. FSDP shards all states and gathers, in the precision of
+    the products, what lies outside the blocks, the block at work and the next one, and holds one block's gradient.
+    """
+    low = 2 if precision == "bf16" else 4
+    kept = MASTER * weights.every + (GRADIENT + MOMENTS + AVERAGE) * weights.trained
+    temporaries = 4 * weights.trained
+    if sharding == "DDP":
+        casts = low * weights.every if precision == "bf16" else 0  # autocast keeps its casts for the backward pass
+        return kept + casts, temporaries
+    gathered = low * (weights.outside + 3 * weights.block)
+    return -(-kept // accelerators) + gathered, -(-temporaries // accelerators)
+
+
+def sample_bytes(
+    config: TransformerConfig,
+    sample: Sample,
+    precision: Precision,
+    *,
+    adapters: bool = False,
+    checkpointing: bool = False,
+    fused: bool = True,
+) -> int:
+    """Bytes that one sample adds to a training step at its peak, the start of the backward pass.
+
+    Args:
+        config: The transformer's shape.
+        sample: The sample's.
+        precision: Of the products.
+        adapters: Only LoRA adapters learn: frozen layers keep no inputs for their weights' gradients.
+        checkpointing: Blocks keep their input alone, and one of them at a time is computed again.
+        fused: As on an accelerator.
+    """
+    widths = Widths.of(precision, config, fused)
+    tokens, _ = sample.tokens(config)
+    block = _block(config, sample, widths, adapters)
+    passing = tokens * widths.product * (2 * config.dim + config.ffn_dim)  # gradients on their way through one block
+    if checkpointing:
+        kept = config.num_layers * tokens * config.dim * widths.stream + block
+    else:
+        kept = config.num_layers * block
+    return kept + passing + _around(config, sample, widths, adapters)
+
+
+def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
+    """What one block keeps."""
+    tokens, target = sample.tokens(config)
+    product, norm = widths.product, widths.norm
+    rms = norm * (1 if adapters else widths.rms)
+    gates = 0 if adapters else 2 * (norm + product)  # normed input and branch output, factors of what modulates them
+    inputs = 2 * norm + (widths.copies + 1) * product + gates  # of self-attention and feed-forward
+    total = tokens * (config.dim * (inputs + 2 * rms + 4 * product + norm) + 2 * config.ffn_dim * product)
+    total += tokens * 4 * (config.num_heads + 6)  # sums of the softmax, statistics of the norms
+    windows = sample.frames * config.audio_window if sample.audio else 0
+    contexts = [count for count in (sample.words if config.text_dim is not None else 0, windows) if count]
+    for count in contexts:
+        total += target * (config.dim * (3 * product + rms) + 4 * (config.num_heads + 3))
+        total += count * config.dim * (2 * product + rms)
+    total += max(0, len(contexts) - 1) * target * config.dim * norm  # the second one norms a stream of its own
+    return total + (sample.reference_frames + sample.frames) * 8 * config.dim * product
+
+
+def _around(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
+    """Outside the blocks: the batch itself, embeddings, sound, head, refiner, loss."""
+    tokens, target = sample.tokens(config)
+    product, norm = widths.product, widths.norm
+    cells = sample.rows * sample.columns
+    inputs, outputs = config.in_channels + config.context_channels, config.out_channels
+    here, beside = sample.frames * cells, sample.reference_frames * cells
+    # Target, noise, noisy, companion or context, the transformer's input; the reference twice, for its drops.
+    total = 4 * (here * (4 * config.in_channels + inputs + 2) + 2 * beside * config.in_channels)
+    total += 4 * here * outputs * 3  # prediction, its error, the weighted square
+    total += target * config.dim * (norm + product) + tokens * config.dim * norm
+    if not adapters:
+        total += product * (here * inputs + beside * config.in_channels)
+    if sample.audio:
+        heard = sample.frames * config.audio_window
+        total += 4 * heard * config.audio_dim
+        if not adapters:
+            total += heard * product * (24 * config.audio_inner_dim * config.audio_layers + 2 * config.dim)
+    if config.refiner_layers:
+        each = (0 if adapters else product) + norm + 3 * product
+        total += here * (config.refiner_width * (config.refiner_layers * each + product))
+        total += here * (inputs + outputs) * product
+    return total
