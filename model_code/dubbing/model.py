@@ -289,7 +289,7 @@ class DubbingPipelineModel:
         self.audio_encoder.save_pretrained(folder / "audio_encoder")
         save_transformer(self.transformer, folder / "transformer", dtype)
         for name in self.config.experts:
-            self.transformer.save_lora_adapter(folder / "experts" / name, adapter_name=name, weight_name=LORA_FILE)
+            save_expert(self.transformer, name, folder / "experts" / name)
         write_json(folder / "config.json", self.config.model_dump(mode="json"))
 
     @classmethod
@@ -327,8 +327,16 @@ def load_transformer(folder: Path | str) -> DubbingTransformer:
     return DubbingTransformer.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
+def save_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -> None:
+    """Writes a LoRA adapter; the same adapter gives the same bytes in every process."""
+    # A set, written in the order of this process's string hashes otherwise.
+    config = transformer.peft_config[name]
+    config.target_modules = sorted(config.target_modules)
+    transformer.save_lora_adapter(str(folder), adapter_name=name, weight_name=LORA_FILE)
+
+
 def add_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -> None:
-    """Loads a LoRA adapter that `save_lora_adapter` wrote."""
+    """Loads a LoRA adapter that `save_expert` wrote."""
     transformer.load_lora_adapter(
         str(folder), adapter_name=name, prefix=None, weight_name=LORA_FILE, use_safetensors=True, local_files_only=True
     )

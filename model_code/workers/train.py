@@ -24,7 +24,7 @@ from model_code.config import FlowConfig, MediaConfig, PhaseConfig, TransformerC
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import sigmas
-from model_code.dubbing.model import LORA_FILE, load_transformer, save_transformer
+from model_code.dubbing.model import load_transformer, save_expert, save_transformer
 from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder
 from model_code.files import write_json
@@ -79,8 +79,7 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     loss_curves(curves.rows, config.output / "loss.png")
     contact_sheet(samples(model, phase, data), config.output / "samples.png")
     if name in EXPERTS:
-        folder = config.output / "expert"
-        model.save_lora_adapter(folder, adapter_name=name, weight_name=LORA_FILE)
+        save_expert(model, name, config.output / "expert")
     else:
         save_transformer(model, config.output / "transformer")
     remove_checkpoints(checkpoints)

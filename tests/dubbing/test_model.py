@@ -1,5 +1,6 @@
 """The dubbing model: windows, company, experts, folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
 
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
 from model_code.backbones.codec import BlockCodec, BlockCodecConfig
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, TransformerConfig
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem
+from model_code.dubbing.model import (
+    LORA_FILE,
+    DubberConfig,
+    DubbingPipelineModel,
+    DubItem,
+    add_expert,
+    save_expert,
+)
 from model_code.errors import InputError
 from model_code.faces.masks import inpaint_mask
 
@@ -202,6 +211,21 @@ def test_each_expert_acts_in_its_window_only(codec: BlockCodec, audio_encoder: A
     model.dub_crops(item.frames, item.samples, 0)
     expected = [(t / 8, "lip" if 0.4 <= t / 8 <= 0.8 else "texture" if t / 8 <= 0.3 else None) for t in range(8, 0, -1)]
     assert acting == expected
+
+
+def test_an_expert_is_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """PEFT keeps the adapted layers' names in a set, whose order differs from process to process."""
+    model = transformer(0)
+    names = ["q", "k", "v", "o", "ffn.0", "ffn.2"]
+    model.add_adapter(LoraConfig(r=2, target_modules=names), adapter_name="lip")
+    save_expert(model, "lip", tmp_path)
+    with safe_open(tmp_path / LORA_FILE, "pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert metadata["target_modules"] == sorted(names)
+    again = transformer(0)
+    add_expert(again, "lip", tmp_path)
+    save_expert(again, "lip", tmp_path / "again")
+    assert (tmp_path / "again" / LORA_FILE).read_bytes() == (tmp_path / LORA_FILE).read_bytes()
 
 
 def test_a_folder_gives_back_the_same_dub(tmp_path: Path, codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
