@@ -26,7 +26,7 @@ from xdub_platform.demo import prepare_corpus
 from xdub_platform.settings import load_settings
 
 XDUB = (sys.executable, "-c", "from xdub_platform.cli import main; main()")
-PATIENCE = 900.0
+PATIENCE = 1800.0
 """Seconds after which something is given up: the machine may be busy."""
 
 SETTINGS: dict[str, Any] = {
@@ -39,14 +39,13 @@ LATER = "speaker002"
 """The last speaker that training may see."""
 
 RUNS = """{ runsOrError(limit: 100) { ... on Runs { results {
-    runId jobName status assetSelection { path } tags { key value } } } } }"""
+    status assetSelection { path } tags { key value } } } } }"""
 
 
 @dataclass(frozen=True)
 class Run:
     """A run as the UI's own interface tells of it."""
 
-    job: str
     status: str
     assets: tuple[str, ...]
     tags: dict[str, str]
@@ -64,7 +63,6 @@ class Ui:
         answer = httpx.post(f"{self.url}/graphql", json={"query": RUNS}, timeout=60.0).json()
         return [
             Run(
-                one["jobName"],
                 one["status"],
                 tuple(key["path"][0] for key in one["assetSelection"] or ()),
                 {tag["key"]: tag["value"] for tag in one["tags"]},
