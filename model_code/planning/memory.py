@@ -138,14 +138,17 @@ def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: 
     product, norm = widths.product, widths.norm
     rms = norm * (1 if adapters else widths.rms)
     gates = 0 if adapters else 2 * (norm + product)  # normed input and branch output, factors of what modulates them
-    inputs = 2 * norm + (widths.copies + 1) * product + gates  # of self-attention and feed-forward
-    total = tokens * (config.dim * (inputs + 2 * rms + 4 * product + norm) + 2 * config.ffn_dim * product)
+    recast = product if adapters and widths.copies > 1 else 0  # PEFT brings inputs to fp32, autocast back
+    inputs = 2 * norm + (widths.copies + 1) * product + gates + recast  # of self-attention and feed-forward
+    total = tokens * (config.dim * (inputs + 2 * rms + 4 * product) + 2 * config.ffn_dim * product)
     total += tokens * 4 * (config.num_heads + 6)  # sums of the softmax, statistics of the norms
     windows = sample.frames * config.audio_window if sample.audio else 0
     contexts = [count for count in (sample.words if config.text_dim is not None else 0, windows) if count]
+    if contexts:
+        total += tokens * config.dim * norm  # the first one's norm reads a part of the stream, which stays whole
     for count in contexts:
-        total += target * (config.dim * (3 * product + rms) + 4 * (config.num_heads + 3))
-        total += count * config.dim * (2 * product + rms)
+        total += target * (config.dim * (3 * product + rms + recast) + 4 * (config.num_heads + 3))
+        total += count * config.dim * (2 * (product + recast) + rms)
     total += max(0, len(contexts) - 1) * target * config.dim * norm  # the second one norms a stream of its own
     return total + (sample.reference_frames + sample.frames) * 8 * config.dim * product
 

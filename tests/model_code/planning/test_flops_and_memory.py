@@ -24,10 +24,10 @@ from model_code.planning.networks import codec_cost, parameters_by_part, weights
 TINY = PRESETS["tiny"]
 CASES = {
     "generator": (TINY.model_copy(update={"context_channels": 160}), Sample(7, 1, 12, 12)),
-    "editor": (TINY, Sample(4, 4, 8, 8)),
+    "editor": (TINY, Sample(3, 3, 12, 12)),
     "refiner": (TINY.model_copy(update={"refiner_layers": 2}), Sample(3, 3, 8, 8)),
-    "text": (TINY.model_copy(update={"text_dim": 64}), Sample(4, 4, 8, 8, words=12)),
-    "silent": (TINY, Sample(4, 4, 8, 8, audio=False)),
+    "text": (TINY.model_copy(update={"text_dim": 64}), Sample(3, 3, 12, 12, words=12)),
+    "silent": (TINY, Sample(3, 3, 12, 12, audio=False)),
     "release": (PRESETS["xdub-wan-5b"].model_copy(update={"num_layers": 2}), Sample(20, 20, 32, 32, words=512)),
 }
 LORA = LoraConfig(rank=4, targets=("q", "v", "ffn.0"))
@@ -86,7 +86,7 @@ def test_adapters_are_those_of_peft() -> None:
 
 
 def kept(config: TransformerConfig, sample: Sample, precision: Precision, lora: LoraConfig | None) -> int:
-    """Bytes that autograd keeps, weights and autocast's copies of them left out."""
+    """Bytes that autograd keeps; weights and autocast's copies of them are known by their shapes and left out."""
     model = build(config, lora)
     shapes = {tuple(value.shape) for value in model.parameters()}
     shapes |= {shape[::-1] for shape in shapes if len(shape) == 2}
