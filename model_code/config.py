@@ -70,7 +70,7 @@ class TransformerConfig(Config):
     """Shape of the `DubbingTransformer`; names follow the released checkpoint."""
 
     dim: int = 192
-    num_layers: int = 6
+    num_layers: int = 3
     num_heads: int = 6
     ffn_dim: int = 768
     freq_dim: int = 128
@@ -109,14 +109,14 @@ class TransformerConfig(Config):
         ),
     )
     context_fill: ContextFill = Field(
-        "grey",
+        "reference",
         description="What the generator's masked video holds where the face is masked: grey, or the reference frame's "
         "face, brought there by an affine map of landmarks that speech hardly moves.",
         json_schema_extra=deviation("grey", "finding the face in the reference frame's tokens takes long training"),
     )
     refiner_width: int = 128
     refiner_layers: int = Field(
-        0,
+        5,
         description="Residual 3x3 convolutions over input and output at latent resolution; 0 leaves them out.",
         json_schema_extra=deviation(
             "none",
@@ -303,14 +303,14 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=5400,
+        steps=5000,
         batch_size=16,
         lip_weight=6.0,
         learning_rate=1e-3,
         warmup_steps=50,
         token_context=0.5,
         cells=8,
-        whole_from=0.98,
+        whole_from=0.95,
         uniform_times=True,
         shift=3.0,
         ema_decay=0.998,
