@@ -108,7 +108,7 @@ def test_the_settings_resolve(specification: dict[str, Any], monkeypatch: pytest
         for variable, value in specification["services"][name]["environment"].items():
             monkeypatch.setenv(variable, str(value))
         settings = load_settings()
-        assert settings.database.url == "postgresql://xdub:p1@postgres:5432/xdub"
+        assert settings.database.url == "postgresql+psycopg2://xdub:p1@postgres:5432/xdub"
         assert instance_config(settings)["storage"] == {"postgres": {"postgres_url": settings.database.url}}
         assert settings.processes.launcher == "local"
         assert settings.path("dagster") == Path("/state/dagster")
