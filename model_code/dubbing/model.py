@@ -333,6 +333,16 @@ def save_expert(transformer: DubbingTransformer, name: str, folder: Path | str) 
     config = transformer.peft_config[name]
     config.target_modules = sorted(config.target_modules)
     transformer.save_lora_adapter(str(folder), adapter_name=name, weight_name=LORA_FILE)
+    _sort_header(Path(folder) / LORA_FILE)
+
+
+def _sort_header(path: Path) -> None:
+    """Rewrites a safetensors file with its header sorted: the library writes metadata in a hash map's random order."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
 
 
 def add_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -> None:
