@@ -83,8 +83,7 @@ def produce(
     with platform.workers.alone(context), platform.mlflow.run(name, tags=run_tags(context)) as run:
         platform.store.recover()
         run.params({"worker": worker, **config})
-        for dataset in inputs:
-            run.dataset(dataset, context.asset_key.to_user_string())
+        run.datasets(inputs, context.asset_key.to_user_string())
         done = platform.workers.run(context, worker, config)
         product = commit(platform, name, done)
         platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})

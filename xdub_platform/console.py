@@ -116,6 +116,9 @@ def show_steps(steps: Sequence[Step], seconds: float) -> None:
         )
     console = Console()
     console.print(table)
+    for step in steps:
+        if step.status in (Status.FAILED, Status.REJECTED):
+            console.print(f"{step.node} {step.status}: {step.reason}", style=COLOURS[step.status], markup=False)
     console.print(f"{seconds:.0f} s in all", highlight=False)
 
 

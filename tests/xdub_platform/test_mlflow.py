@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_run_holds_params_curves_dataset_and_artifacts(runs: MlflowRuns, tmp_p
         run.params({"phase": {"steps": 5, "shift": 5.0}})
         for step in range(1500):
             run.metric("loss", 1.0 / (step + 1), step)
-        run.dataset(dataset, "training")
+        run.datasets([dataset], "training")
         run.artifact(note)
     client = runs.client()
     found = client.get_run(run.run_id)
@@ -42,6 +44,29 @@ def test_a_run_holds_params_curves_dataset_and_artifacts(runs: MlflowRuns, tmp_p
     assert len(client.get_metric_history(run.run_id, "loss")) == 1500
     assert found.inputs.dataset_inputs[0].dataset.digest == dataset.version
     assert [item.path for item in client.list_artifacts(run.run_id)] == ["note.txt"]
+
+
+def test_two_runs_that_start_together_both_log_the_same_new_inputs(
+    runs: MlflowRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [Dataset(f"clips/s{number}", tmp_path, f"{number}.dir", 3, 1) for number in range(2)]
+    with runs.run("generator") as one, runs.run("syncnet") as other:
+        rivals = [other]
+
+        def rival_in_between() -> uuid.UUID:
+            """Called once MLflow has looked for the inputs, before it inserts what it did not find."""
+            while rivals:
+                rivals.pop().datasets(inputs[:1], "syncnet")
+            return uuid.UUID(bytes=os.urandom(16))
+
+        monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.uuid.uuid4", rival_in_between)
+        one.datasets(inputs, "generator")
+    logged = {
+        run.run_id: {each.dataset.name for each in runs.client().get_run(run.run_id).inputs.dataset_inputs}
+        for run in (one, other)
+    }
+    assert not rivals
+    assert logged == {one.run_id: {"clips/s0", "clips/s1"}, other.run_id: {"clips/s0"}}
 
 
 def test_a_run_that_raises_is_failed_and_keeps_its_curve(runs: MlflowRuns) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BATCH = 1000
+ATTEMPTS = 10
 PARAM_BATCH = 100
 PARAM_LENGTH = 500
 TAG_LENGTH = 2000
@@ -70,13 +71,30 @@ class MlflowRun:
         for start in range(0, len(flat), PARAM_BATCH):
             self._client.log_batch(self.run_id, params=flat[start : start + PARAM_BATCH])
 
-    def dataset(self, dataset: Dataset, context: str) -> None:
-        """Logs an input with its DVC hash as the digest."""
+    def datasets(self, datasets: Sequence[Dataset], context: str) -> None:
+        """Logs inputs with their DVC hashes as digests.
+
+        Two runs that start together on the same new data both look for it, find nothing and insert it. The one that
+        comes second breaks MLflow's unique key, on any database; when it looks again, the rows are there.
+
+        Raises:
+            mlflow.exceptions.MlflowException: MLflow refused them for another reason.
+        """
         from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
-        entity = MlflowDataset(name=dataset.name, digest=dataset.version, source_type="dvc", source=str(dataset.path))
-        self._client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        tag = InputTag("mlflow.data.context", context)
+        inputs = [
+            DatasetInput(MlflowDataset(each.name, each.version, source_type="dvc", source=str(each.path)), [tag])
+            for each in datasets
+        ]
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._client.log_inputs(self.run_id, inputs)
+            except MlflowException as error:
+                if "unique" not in str(error).lower() or attempt == ATTEMPTS - 1:
+                    raise
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file or a whole directory into the run."""
