@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import race
 from model_code.backbones.codec import BlockCodec
 from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.backbones.transformer import DubbingTransformer
@@ -152,18 +153,6 @@ def measured_flops(scale: Scale, name: PhaseName) -> float:
     return float(counter.get_total_flops())
 
 
-def cpu_seconds(entries: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Least CPU time of each entry over several rounds; one untimed round first."""
-    best = dict.fromkeys(entries, float("inf"))
-    for number in range(ROUNDS + 1):
-        for name, function in entries.items():
-            begin = time.process_time()
-            function()
-            if number:
-                best[name] = min(best[name], time.process_time() - begin)
-    return best
-
-
 def predicted_bytes(scale: Scale, name: PhaseName, checkpointing: bool) -> int:
     """States and activations of a step on a CPU, by one process."""
     count = weights(scale.transformer(name), scale.phase(name).lora)
@@ -233,7 +222,8 @@ def main() -> None:
         for _ in range(10):
             torch.mm(left, right)
 
-    seconds = cpu_seconds({"mm": multiply, **{key: stepper(scale, STEPS[key]) for key, scale in SCALES.items()}})
+    entries = {"mm": multiply, **{key: stepper(scale, STEPS[key]) for key, scale in SCALES.items()}}
+    seconds = race(entries, ROUNDS, time.process_time)
     peak = 10 * 2 * MATRIX**3 / seconds["mm"]
     flops = {key: predicted_flops(scale, STEPS[key]) for key, scale in SCALES.items()}
     shares = {key: flops[key] / seconds[key] / peak for key in SCALES}

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 PARENT = "WORKER_PARENT"
 """Environment variable: the process that this one must not outlive."""
@@ -28,3 +30,8 @@ def die_with_parent(parent: int | None = None, by: signal.Signals = signal.SIGKI
     if os.getppid() != (parent or int(told or os.getppid())):
         logger.error("the process that started this one has ended")
         os._exit(1)
+
+
+def process_pool(processes: int) -> ProcessPoolExecutor:
+    """Spawned processes that end with this one, however it ends."""
+    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),))

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from model_code.backbones.presets import PRESETS
 from model_code.config import (
     BenchmarkConfig,
     Config,
@@ -248,26 +249,6 @@ class PhasesSettings(Config):
 
 
 FULL_SCALE_MEDIA = {"crop_size": 512}
-FULL_SCALE_TRANSFORMER = {
-    "dim": 3072,
-    "num_layers": 30,
-    "num_heads": 24,
-    "ffn_dim": 14336,
-    "freq_dim": 256,
-    "text_dim": 4096,
-    "audio_dim": 2048,
-    "audio_window": 8,
-    "audio_inner_dim": 1536,
-    "audio_heads": 24,
-    "audio_layers": 4,
-    "in_channels": 48,
-    "out_channels": 48,
-    "positions": 0,
-    "audio_modulation": False,
-    "residual": False,
-    "context_fill": "grey",
-    "refiner_layers": 0,
-}
 FULL_SCALE_FLOW = {
     "prediction": "v",
     "sampling_steps": 50,
@@ -330,7 +311,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
     "cluster": {
         "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},
         "media": FULL_SCALE_MEDIA,
-        "transformer": FULL_SCALE_TRANSFORMER,
+        "transformer": PRESETS["xdub-wan-5b"].model_dump(),
         "flow": FULL_SCALE_FLOW,
         "phases": FULL_SCALE_PHASES,
         "processes": {"device": "cuda", "threads": 8, "parallel_runs": 8},

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from model_code.backbones.released import Kind
 
 RUN = "weights import"
-CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,5 @@ def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as source:
-            while block := source.read(CHUNK):
-                digest.update(block)
+            hashlib.file_digest(source, lambda: digest)
     return digest.hexdigest()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import wave
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from model_code.avatars.clipspec import CONDITION_SHARES, KIND_SHARES, ClipSpec,
 from model_code.avatars.seeds import CORPUS, RANGE
 from model_code.config import CorpusConfig
 from model_code.files import write_text
-from model_code.lifetime import die_with_parent
+from model_code.lifetime import process_pool
 from model_code.media.video import write_video
 from model_code.seeding import seed_for
 
@@ -128,8 +127,7 @@ def write_corpus(
             if progress:
                 progress(done, len(specs))
         return specs
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+    with process_pool(processes) as pool:
         jobs = [pool.submit(write_clip, spec, folder, truth, config.frame_size) for spec in specs]
         for done, job in enumerate(as_completed(jobs), 1):
             job.result()

@@ -1,4 +1,4 @@
-"""Building blocks of the transformer: rotary positions, attention with width-wide q/k norms, audio projection."""
+"""Building blocks of the transformer: modulation, rotary positions, attention with width-wide q/k norms, sound."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Norm of the last dimension without weights, then x (1 + scale) + shift, which broadcast."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
 def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:

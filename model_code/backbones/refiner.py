@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-6
+from model_code.backbones.attention import modulate
 
 
 class RefinerLayer(nn.Module):
@@ -21,11 +21,10 @@ class RefinerLayer(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """x (N,width,h,w) in channels_last, embedded (N,time_dim) -> like x."""
-        shift, scale = self.modulation(F.silu(embedded))[:, None, None].chunk(2, -1)
+        """x (N,width,h,w) in channels_last, embedded (N,time_dim) after its activation -> like x."""
+        shift, scale = self.modulation(embedded)[:, None, None].chunk(2, -1)
         # Norm over channels alone: windows and whole crops must be normalised alike.
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=EPS)
-        hidden = torch.addcmul(shift, normed, 1 + scale).permute(0, 3, 1, 2)
+        hidden = modulate(x.permute(0, 2, 3, 1), shift, scale).permute(0, 3, 1, 2)
         return x + self.second(F.silu(self.first(hidden)))
 
 
@@ -62,6 +61,7 @@ class LocalRefiner(nn.Module):
             .contiguous(memory_format=torch.channels_last)
         )
         hidden = self.enter(hidden)
+        activated = F.silu(embedded).flatten(0, 1)
         for layer in self.layers:
-            hidden = layer(hidden, embedded.flatten(0, 1))
+            hidden = layer(hidden, activated)
         return self.leave(hidden).unflatten(0, (batch, frames)).transpose(1, 2)

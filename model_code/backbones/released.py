@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model_code.backbones.attention import Attention, AudioProjection
+from model_code.backbones.attention import EPS, Attention, AudioProjection
 from model_code.backbones.presets import PRESETS
-from model_code.backbones.transformer import EPS, DubbingBlock, DubbingTransformer, start_xavier
+from model_code.backbones.transformer import DubbingBlock, DubbingTransformer, start_xavier
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
 

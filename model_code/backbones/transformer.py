@@ -11,17 +11,17 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from model_code.backbones.attention import Attention, AudioProjection, rotary_table, sinusoidal_embedding
+from model_code.backbones.attention import (
+    EPS,
+    Attention,
+    AudioProjection,
+    modulate,
+    rotary_table,
+    sinusoidal_embedding,
+)
 from model_code.backbones.refiner import LocalRefiner
 from model_code.config import ContextFill, TransformerConfig
 from model_code.errors import InputError
-
-EPS = 1e-6
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Norm without weights, then x (1 + scale) + shift; x (B,frames,tokens,dim), shift and scale (B,frames,1,dim)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
 def start_xavier(network: nn.Module) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_code.config import FlowConfig
+
 Scale = Callable[[float], float]
 
 
@@ -62,6 +64,13 @@ class Guidance:
     def release(cls, reference: float = 2.5, audio: float = 10.0) -> Guidance:
         """The release's schedules."""
         return cls(lambda t: release_reference_scale(t, reference), lambda t: release_audio_scale(t, audio))
+
+    @classmethod
+    def of(cls, flow: FlowConfig) -> Guidance:
+        """As the settings say."""
+        if flow.guidance_schedule == "release":
+            return cls.release(flow.reference_guidance, flow.audio_guidance)
+        return cls.above(flow.guidance_from, flow.reference_guidance, flow.audio_guidance)
 
     def branches(self, t: float) -> list[tuple[float, bool, bool]]:
         """(weight, with reference, with audio) of the branches to run at t; those of zero weight are left out."""

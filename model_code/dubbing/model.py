@@ -28,11 +28,9 @@ from model_code.diffusion.schedule import experts_by_step, sigmas
 from model_code.dubbing.color import match_color
 from model_code.dubbing.longform import padded_frames, stitch_latents, windows
 from model_code.errors import InputError
-from model_code.faces.carry import carried_faces
-from model_code.faces.masks import inpaint_mask
 from model_code.files import write_json
 from model_code.seeding import seed_for
-from model_code.training.data import latent_length, masked_frames, to_frames, to_network
+from model_code.training.data import latent_length, masked_context, to_frames, to_network
 
 SAMPLES_PER_FRAME = 640
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -211,7 +209,7 @@ class DubbingPipelineModel:
             reference=reference,
             audio=torch.from_numpy(audio).to(self.device),
             times=times,
-            guidance=self._guidance,
+            guidance=Guidance.of(flow),
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
@@ -220,13 +218,6 @@ class DubbingPipelineModel:
         )
         self._use_expert(None)
         return latents
-
-    @property
-    def _guidance(self) -> Guidance:
-        flow = self.config.flow
-        if flow.guidance_schedule == "release":
-            return Guidance.release(flow.reference_guidance, flow.audio_guidance)
-        return Guidance.above(flow.guidance_from, flow.reference_guidance, flow.audio_guidance)
 
     @property
     def _audio_window(self) -> int:
@@ -256,10 +247,7 @@ class DubbingPipelineModel:
         count = self.config.window_frames
         occluder = None if item.occluder is None else _part(item.occluder, start, count)
         frames, landmarks = _part(item.frames, start, count), _part(item.landmarks, start, count)
-        fill = None
-        if self.transformer.config["context_fill"] == "reference":
-            fill = carried_faces(frames, landmarks, [count // 2] * count)
-        return masked_frames(frames, inpaint_mask(landmarks, self.config.crop_size, occluder), fill)
+        return masked_context(frames, landmarks, occluder, self.transformer.config["context_fill"], count // 2)
 
     def _noise(self, seed: int, start: int, length: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor

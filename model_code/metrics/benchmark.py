@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,8 @@ from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
-from model_code.lifetime import die_with_parent
+from model_code.files import write_text
+from model_code.lifetime import process_pool
 from model_code.media.ingest import ingest_file
 from model_code.media.sample import ClipSample
 from model_code.media.video import write_video
@@ -192,8 +190,7 @@ def build_cases(
     specs = case_specs(config, corpus)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [spec for spec in specs if not _case_path(folder, spec, config).is_file()]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+    with process_pool(processes) as pool:
         jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, folder) for spec in missing}
         cases = []
         for number, spec in enumerate(specs, 1):
@@ -388,11 +385,7 @@ def run_benchmark(
             if row == final:
                 for case, output in zip(cases, outputs, strict=True):
                     write_case(out / "cases" / case.case_id, case, output)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            # Whole or not there: a killed benchmark reads it again.
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(stored))
-            partial.replace(kept)
+            write_text(kept, json.dumps(stored))  # whole or not there: a killed benchmark reads it again
         results[row] = [RowCase.model_validate(one) for one in stored["cases"]]
         if stored["frechet"]:
             frechet[row] = stored["frechet"]

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_code.backbones.codec import BlockCodec
+from model_code.backbones.codec import TEMPORAL_FACTOR, BlockCodec
 from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Config, LoraConfig, PhaseName, TransformerConfig
@@ -22,8 +22,6 @@ from model_code.planning.flops import adapts
 from model_code.planning.memory import Weights
 from model_code.training.losses import video_distance
 
-TEMPORAL = 4
-"""Frames of a latent frame after the first."""
 WAN22_VAE: dict[str, Any] = {
     "base_dim": 160,
     "decoder_base_dim": 256,
@@ -118,7 +116,7 @@ def codec_cost(channels: int, crop_size: int) -> CodecCost:
     side = crop_size // spatial
     counts, kept = [], []
     for latent_frames in (1, 2):
-        video = torch.empty(1, 3, TEMPORAL * (latent_frames - 1) + 1, crop_size, crop_size, device="meta")
+        video = torch.empty(1, 3, TEMPORAL_FACTOR * (latent_frames - 1) + 1, crop_size, crop_size, device="meta")
         latents = torch.empty(1, channels, latent_frames, side, side, device="meta")
         with torch.no_grad(), FlopCounterMode(display=False) as encoding:
             codec.encode(video)

@@ -9,6 +9,7 @@ import math
 
 from pydantic import Field
 
+from model_code.backbones.codec import TEMPORAL_FACTOR
 from model_code.config import Config, FlowConfig, MediaConfig, PairsConfig, PhaseConfig, TransformerConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.schedule import sigmas
@@ -17,7 +18,7 @@ from model_code.planning import networks
 from model_code.planning.accelerators import Accelerator, Precision, find_accelerator
 from model_code.planning.flops import Sample, block_flops, forward_flops, training_flops
 from model_code.planning.memory import StepMemory, sample_bytes, state_bytes
-from model_code.planning.networks import TEMPORAL, CodecCost
+from model_code.planning.networks import CodecCost
 from model_code.planning.storage import Partitions, clip_bytes, latent_bytes, pair_bytes, partitions
 
 WORDS = 512
@@ -162,7 +163,7 @@ def phase_samples(
     """What a phase's steps see: (share of the steps, sample), windows of the lower face apart from whole crops."""
 
     def sample(side: int, frames: int) -> Sample:
-        latent = 1 + (frames - 1) // TEMPORAL
+        latent = 1 + (frames - 1) // TEMPORAL_FACTOR
         reference = 1 if phase.phase in ("base", "generator") else latent
         return Sample(latent, reference, side, side, WORDS if config.text_dim is not None else 0)
 
@@ -187,11 +188,11 @@ def step_flops(phase: PhaseConfig, config: TransformerConfig, crop_size: int, co
 
 def _pixel_flops(phase: PhaseConfig, crop_size: int, codec: CodecCost) -> float:
     """Decoding, once for the target and twice (forward and backward) for the estimate, and critics."""
-    decoding, count = codec.decoding(phase.pixel_latent_frames), TEMPORAL * (phase.pixel_latent_frames - 1) + 1
+    decoding, count = codec.decoding(phase.pixel_latent_frames), TEMPORAL_FACTOR * (phase.pixel_latent_frames - 1) + 1
     if phase.phase == "lip" and phase.sync_weight:
         return 2 * decoding + networks.critic_flops("lip", crop_size, count, count)
     if phase.phase == "texture" and (phase.identity_weight or phase.perceptual_weight):
-        judged = len(range(count - 1, TEMPORAL, -phase.judged_every))
+        judged = len(range(count - 1, TEMPORAL_FACTOR, -phase.judged_every))
         each = 3 * decoding + networks.critic_flops("texture", crop_size, count, judged)
         return phase.silence_probability * each
     return 0.0
@@ -279,7 +280,7 @@ class _Work:
 
     def latents(self, name: str, hours: float) -> Stage:
         """Two videos an hour, each encoded as a whole and every fourth frame alone."""
-        frames = hours * 3600 * self.recipe.media.fps / TEMPORAL
+        frames = hours * 3600 * self.recipe.media.fps / TEMPORAL_FACTOR
         flops = 2 * frames * (self.codec.encode[0] + self.codec.encode[1])
         return self.stage(name, "latents", self.assumptions.precision or SAMPLING_PRECISION, flops)
 
@@ -292,13 +293,10 @@ class _Work:
         count = hours * 3600 / self.assumptions.file_seconds * len(windows(clip, length, generator.motion_frames))
         whole = generator.model_copy(update={"cells": None})
         [(_, sample)] = phase_samples(whole, config, recipe.media.crop_size, codec.spatial)
-        if flow.guidance_schedule == "release":
-            guidance = Guidance.release(flow.reference_guidance, recipe.pairs.audio_guidance)
-        else:
-            guidance = Guidance.above(flow.guidance_from, flow.reference_guidance, recipe.pairs.audio_guidance)
+        guidance = Guidance.of(flow.model_copy(update={"audio_guidance": recipe.pairs.audio_guidance}))
         times = [float(t) for t in sigmas(recipe.pairs.sampling_steps, flow.sampling_shift)][:-1]
         passes = sum(len(guidance.branches(t)) for t in times)
-        motion = 1 + (generator.motion_frames - 1) // TEMPORAL
+        motion = 1 + (generator.motion_frames - 1) // TEMPORAL_FACTOR
         coding = codec.encoding(1) + codec.encoding(sample.frames) + codec.encoding(motion)
         each = passes * forward_flops(config, sample) + coding + codec.decoding(sample.frames)
         return self.stage("companion pairs", "pairs", self.assumptions.precision or SAMPLING_PRECISION, count * each)

@@ -6,13 +6,13 @@ import math
 
 from pydantic import Field
 
+from model_code.backbones.codec import TEMPORAL_FACTOR
 from model_code.config import Config, MediaConfig, TransformerConfig
 
 LANDMARKS = 68
 HALF = 2
 """Bytes of a cached latent or feature."""
 FEATURE_RATE = 50
-TEMPORAL = 4
 MAX_PARTITIONS = 100_000
 """Partitions of one asset beyond which Dagster's UI and queries get slow."""
 
@@ -38,7 +38,7 @@ def latent_bytes(media: MediaConfig, transformer: TransformerConfig, spatial: in
     """Cached latents of a clip or pair: two videos and two masks, each at once as singles and as blocks; sound."""
     cells = (media.crop_size // spatial) ** 2
     each = 2 * cells * (2 * transformer.out_channels + 2)
-    return HALF * seconds * (media.fps / TEMPORAL * each + FEATURE_RATE * transformer.audio_dim)
+    return HALF * seconds * (media.fps / TEMPORAL_FACTOR * each + FEATURE_RATE * transformer.audio_dim)
 
 
 class Partitions(Config):

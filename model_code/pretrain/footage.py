@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from model_code.avatars.seeds import head_seed
 from model_code.config import PretrainConfig
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import crop_boxes
-from model_code.lifetime import die_with_parent
+from model_code.lifetime import process_pool
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 
@@ -52,9 +51,7 @@ def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(config.heads) if not _path(folder, index).is_file()]
     done = config.heads - len(missing)
-    with ProcessPoolExecutor(
-        config.processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
-    ) as pool:
+    with process_pool(config.processes) as pool:
         for future in as_completed([pool.submit(_render_head, folder, config, index) for index in missing]):
             future.result()
             done += 1

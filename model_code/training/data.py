@@ -103,6 +103,14 @@ def masked_frames(frames: np.ndarray, keep: np.ndarray, fill: np.ndarray | None 
     return np.where(keep[..., None], frames, np.uint8(128) if fill is None else fill)
 
 
+def masked_context(
+    frames: np.ndarray, landmarks: np.ndarray, occluder: np.ndarray | None, fill: ContextFill, source: int
+) -> np.ndarray:
+    """The generator's masked video (T, S, S, 3); `source` is the frame whose face a `reference` fill shows."""
+    face = carried_faces(frames, landmarks, [source] * len(frames)) if fill == "reference" else None
+    return masked_frames(frames, inpaint_mask(landmarks, frames.shape[1], occluder), face)
+
+
 @dataclass(frozen=True)
 class EncodedClip:
     """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and 50 Hz audio features."""
@@ -162,12 +170,9 @@ class ClipEncoder:
         size = clip.frames.shape[1]
         tracks = {"target": encode_track(clip.frames, self.codec, self.device)}
         if masked:
-            keep = inpaint_mask(clip.landmarks, size, clip.occluder)
-            fill = None
-            if self.context_fill == "reference":
-                source = int(rng_for("fill", clip.clip_id).integers(len(clip.frames)))
-                fill = carried_faces(clip.frames, clip.landmarks, [source] * len(clip.frames))
-            tracks["masked"] = encode_track(masked_frames(clip.frames, keep, fill), self.codec, self.device)
+            source = int(rng_for("fill", clip.clip_id).integers(len(clip.frames)))
+            context = masked_context(clip.frames, clip.landmarks, clip.occluder, self.context_fill, source)
+            tracks["masked"] = encode_track(context, self.codec, self.device)
         if companion is not None:
             tracks["companion"] = encode_track(companion, self.codec, self.device)
         height, width = tracks["target"].singles.shape[-2:]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_code.base import CLASSES, FOLDER
+from tests.tiny import TINY_TRANSFORMER
 from xdub_platform.chain import Status, Step
 from xdub_platform.demo import prepare_corpus, write_demo_report
 from xdub_platform.dubbing import registered
@@ -25,16 +26,7 @@ SMALL = {
         "seconds": (2.0, 2.5),
         "languages": ("en", "es"),
     },
-    "transformer": {
-        "dim": 48,
-        "num_layers": 1,
-        "num_heads": 2,
-        "ffn_dim": 48,
-        "audio_inner_dim": 24,
-        "audio_heads": 2,
-        "refiner_width": 16,
-        "refiner_layers": 1,
-    },
+    "transformer": TINY_TRANSFORMER,
     "flow": {"sampling_steps": 8},
     "syncnet": {"steps": 2, "min_accuracy": 0.0},
     "identity": {"steps": 2},

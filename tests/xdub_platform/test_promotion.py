@@ -20,6 +20,7 @@ from assets.benchmark_scores import to_registry
 from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.postgres import postgres, postgres_server  # noqa: F401
+from tests.tiny import TINY_TRANSFORMER
 from tests.xdub_platform.planted import platform_on, register, score
 from xdub_platform.cli import app
 from xdub_platform.dubbing import benchmark_registered
@@ -419,16 +420,7 @@ TINY = {
     "corpus": {"training_heads": 1, "heldout_heads": 1, "clips_per_head": 2, "seconds": (2.0, 2.5)},
     "benchmark": {"cases": 2, "seconds": 2.0},
     "flow": {"sampling_steps": 4},
-    "transformer": {
-        "dim": 48,
-        "num_layers": 1,
-        "num_heads": 2,
-        "ffn_dim": 48,
-        "audio_inner_dim": 24,
-        "audio_heads": 2,
-        "refiner_width": 16,
-        "refiner_layers": 1,
-    },
+    "transformer": TINY_TRANSFORMER,
 }
 
 

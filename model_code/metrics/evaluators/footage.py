@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
 from model_code.avatars.seeds import head_seed
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import CROP_SCALE, face_box
-from model_code.lifetime import die_with_parent
+from model_code.lifetime import process_pool
 from model_code.metrics.evaluators.trunk import CROP
 from model_code.seeding import rng_for
 from model_code.speech.espeak import VOICES, synthesize
@@ -163,9 +160,7 @@ def render_footage(
     if processes == 1:
         parts = [draw(seed) for seed in seeds]
     else:
-        with ProcessPoolExecutor(
-            processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
-        ) as pool:
+        with process_pool(processes) as pool:
             parts = list(pool.map(draw, seeds, chunksize=4))
     crops, curves, landmarks, kinds = zip(*parts, strict=True)
     counts = [len(part) for part in crops]
