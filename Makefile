@@ -38,6 +38,7 @@ pretrain: .venv/.installed  ## train the shipped base again (hours on two cores)
 bench: .venv/.installed  ## three seeds of the full embedded settings, then the benchmarks
 	$(BIN)/xdub bench
 	$(BIN)/python -m benchmarks.kills  # ten SIGKILLs at random moments of a small chain end with the same scores
+	$(BIN)/python -m benchmarks.six_weeks  # new footage and a mishap a week, while a client asks the server
 
 clean:
 	rm -rf .venv .xdub

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ STARTUP = 4.0
 """Seconds that a worker takes to import; part of the time in which it may be hit."""
 PATIENCE = 900.0
 """Seconds after which a worker that does not come is given up."""
-LAST_BREATH = 15.0
-"""Seconds in which everything that a killed process started must have ended."""
+NOTICE = 2.0
+"""Seconds in which a run whose worker was killed sees that and fails, before it is killed too."""
+LAST_BREATH = 60.0
+"""Seconds in which everything that a killed process started must have ended; a worker looks for its parent once it has
+imported what it needs."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,15 @@ def strike(root: Path, target: Target, seconds: float, selection: str = "*") -> 
     chain = start(root, selection)
     try:
         worker = _wait_for(chain, root, target)
-        time.sleep(seconds)
+        with suppress(psutil.TimeoutExpired):
+            worker.wait(seconds)  # its end, if it is faster than its undisturbed twin: the moment of the commit
         hit = worker.pid if target.victim == "worker" and worker.is_running() else chain.pid
         state = _told(worker)
         os.kill(hit, signal.SIGKILL)
+        if hit != chain.pid:
+            # It would go on with what does not depend on this, and make what later kills wait for.
+            time.sleep(NOTICE)
+            chain.kill()
         chain.wait(PATIENCE)
     finally:
         chain.kill()

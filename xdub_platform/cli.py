@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +38,6 @@ def main() -> None:
     """Entry point: bad input ends in one line and exit code 2."""
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", "Parameter `owners` of initializer")  # one that we do not give
     log_as_told()
     try:
         app()

@@ -34,7 +34,8 @@ COLOURS = {
 }
 ROWS = {
     "copy": "copying the input",
-    "base": "base",
+    "base": "base, filling",
+    "base_editor": "base, editing",
     "generator": "generator",
     "editor": "editor",
     "lip": "+ lip expert",

@@ -32,6 +32,9 @@ from xdub_platform.kubernetes import executor, with_gpu_tags
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
 
+# Of a beta parameter that we do not give; Dagster's own default sensor warns of it wherever definitions are resolved.
+warnings.filterwarnings("ignore", "Parameter `owners` of initializer")
+
 #: One file for each stage, in the chain's order; each holds the asset of its own name, `config` and `VERSION`.
 STAGES: tuple[ModuleType, ...] = (
     raw_corpus,
@@ -66,14 +69,11 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
     assets = [resolved(stage, settings) for stage in STAGES]
     assets = [with_gpu_tags(asset, settings) for asset in assets]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # of a parameter of sensors that we do not give
-        sensors = [new_footage(settings), failures_to_webhook(settings)]
     return dg.Definitions(
         assets=assets,
         jobs=[*JOBS, promote, roll_back, publish],
         schedules=[weekly_retrain(settings)],
-        sensors=sensors,
+        sensors=[new_footage(settings), failures_to_webhook(settings)],
         resources={"platform": build_platform(settings)},
         executor=executor(settings),
     )

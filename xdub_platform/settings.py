@@ -222,7 +222,7 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(
         phase="generator",
-        steps=50,
+        steps=40,
         batch_size=16,
         cells=8,
         whole_from=0.9,
@@ -231,7 +231,7 @@ class PhasesSettings(Config):
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=240, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4
+        phase="editor", steps=150, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4, own_estimates=0.5
     )
     lip: PhaseConfig = PhaseConfig(
         phase="lip", steps=18, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
@@ -273,6 +273,7 @@ def _full_phase(
         "whole_from": 1.0,
         "pixel_weighting": False,
         "uniform_times": False,
+        "own_estimates": 0.0,
         **more,
     }
 

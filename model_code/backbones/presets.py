@@ -40,6 +40,7 @@ PRESETS: dict[str, TransformerConfig] = {
         residual=False,
         context_fill="grey",
         refiner_layers=0,
+        precondition=False,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
     "xdub-wan-5b": TransformerConfig(
@@ -61,5 +62,6 @@ PRESETS: dict[str, TransformerConfig] = {
         residual=False,
         context_fill="grey",
         refiner_layers=0,
+        precondition=False,
     ),
 }

@@ -136,6 +136,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         context_fill: ContextFill = "grey",
         refiner_width: int = 128,
         refiner_layers: int = 0,
+        precondition: bool = False,
     ) -> None:
         super().__init__()
         if residual and context_channels not in (0, out_channels):
@@ -248,6 +249,9 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         batch, _, frames, height, width = latents.shape
         reference_frames = 0 if reference is None else reference.shape[2]
         context = self.config["context_channels"]
+        if self.config["precondition"]:
+            gain = linear_gain(timestep)[:, None, :, None, None]
+            latents = torch.cat([latents[:, :context], latents[:, context:] * gain], dim=1)
         weight = self.patch_embedding.weight
         size = self.config["patch_size"][1]
         x = self._embed(latents, weight)
@@ -286,6 +290,11 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         if self.refiner is not None:
             output = output + self.refiner(latents, output, embedded)
         return output
+
+
+def linear_gain(t: Tensor) -> Tensor:
+    """What noisy latents z_t = (1-t) z0 + t eps are multiplied by to estimate z0 of unit variance with least error."""
+    return (1 - t) / ((1 - t).square() + t.square())
 
 
 def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:

@@ -36,12 +36,13 @@ SAMPLES_PER_FRAME = 640
 Scalar = TypeVar("Scalar", bound=np.generic)
 LORA_FILE = "pytorch_lora_weights.safetensors"
 CODECS: dict[str, type[BlockCodec] | type[WanCodec]] = {"block": BlockCodec, "wan": WanCodec}
+Mode = Literal["editor", "generator"]
 
 
 class DubberConfig(Config):
     """What the weights do not say."""
 
-    mode: Literal["editor", "generator"] = Field(description="editor: sees the whole input; generator: inpaints.")
+    mode: Mode = Field(description="editor: sees the whole input; generator: inpaints.")
     codec: Literal["block", "wan"] = "block"
     flow: FlowConfig = FlowConfig()
     crop_size: int = Field(96, description="Side of the crops in pixels.")
@@ -301,8 +302,9 @@ class DubbingPipelineModel:
 
 
 def save_transformer(transformer: DubbingTransformer, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the plain transformer, without adapters, as diffusers does."""
-    plain = DubbingTransformer.from_config(transformer.config)
+    """Writes the plain transformer, without adapters, as diffusers does; the same one gives the same bytes anywhere."""
+    # diffusers also keeps the folder that a model was read from.
+    plain = DubbingTransformer.from_config({**transformer.config, "_name_or_path": ""})
     state = {name.replace(".base_layer.", "."): value for name, value in transformer.state_dict().items()}
     plain.load_state_dict({name: value for name, value in state.items() if ".lora_" not in name})
     plain.to(dtype).save_pretrained(folder)

@@ -11,6 +11,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -340,6 +342,7 @@ def run_benchmark(
     final: str,
     versions: Mapping[str, str] | None = None,
     differences: Sequence[tuple[str, str]] = (("editor", "generator"), ("lip", "editor"), ("texture", "lip")),
+    processes: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Dubs and scores every case with every dubber, and writes it all down.
@@ -356,39 +359,38 @@ def run_benchmark(
         final: The row whose videos are written and whose scores stand for the run.
         versions: Row name -> text that changes with the dubber: rows scored before with the same text are read back.
         differences: See `summarise`.
-        progress: Told the name of each row that begins.
+        processes: In how many processes rows are made at once, on a share of this one's threads each; dubbers and
+            judges then travel there.
+        progress: Told the name of each row that is waited for.
 
     Returns:
         What ``scores.json`` holds.
     """
     if not cases:
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
-    results: dict[str, list[RowCase]] = {}
-    frechet: dict[str, dict[str, float]] = {}
-    reference_features = _features(judges, [case.reference for case in cases])
-    for row, dub in _all_rows(cases, dubbers).items():
-        if progress:
-            progress(row)
-        wanted = _row_version(cases, (versions or {}).get(row), judges)
-        kept = out / "rows" / f"{row}.json"
-        stored = json.loads(kept.read_text()) if kept.is_file() else {}
-        have_videos = row != final or all((out / "cases" / case.case_id / "case.json").is_file() for case in cases)
-        if wanted is None or stored.get("version") != wanted or not have_videos:
-            outputs = dub([case.item() for case in cases])
-            silent = dub([case.silent_item() for case in cases]) if row not in (COPY, EXACT) else _quiet(row, cases)
-            scored = [score_case(*one, judges) for one in zip(cases, outputs, silent, strict=True)]
-            features = _features(judges, outputs)
-            stored = {"version": wanted, "cases": [one.model_dump() for one in scored], "frechet": None}
-            if features is not None and reference_features is not None:
-                measure = frechet_measure(features, reference_features)
-                stored["frechet"] = measure.estimate(rng_for("frechet", row), draws=100).as_dict()
-            if row == final:
-                for case, output in zip(cases, outputs, strict=True):
-                    write_case(out / "cases" / case.case_id, case, output)
-            write_text(kept, json.dumps(stored))  # whole or not there: a killed benchmark reads it again
-        results[row] = [RowCase.model_validate(one) for one in stored["cases"]]
-        if stored["frechet"]:
-            frechet[row] = stored["frechet"]
+    stored: dict[str, dict[str, Any]] = {}
+    elsewhere: dict[str, Future[dict[str, Any]]] = {}
+    threads = max(1, torch.get_num_threads() // processes)
+    rows = _all_rows(cases, dubbers)
+    with process_pool(processes) if processes > 1 else nullcontext() as pool:
+        for row, dub in rows.items():
+            wanted = _row_version(cases, (versions or {}).get(row), judges)
+            known = _scored_before(out, row, wanted, cases if row == final else ())
+            if known is not None:
+                stored[row] = known
+            elif pool and row in dubbers:
+                job = (cases, row, dub, judges, out, row == final, wanted, threads)
+                elsewhere[row] = pool.submit(score_row, *job)
+        for row, dub in rows.items():
+            if progress:
+                progress(row)
+            if row in elsewhere:
+                stored[row] = elsewhere[row].result()
+            elif row not in stored:
+                wanted = _row_version(cases, (versions or {}).get(row), judges)
+                stored[row] = score_row(cases, row, dub, judges, out, row == final, wanted)
+    results = {row: [RowCase.model_validate(one) for one in stored[row]["cases"]] for row in rows}
+    frechet = {row: stored[row]["frechet"] for row in rows if stored[row]["frechet"]}
     records = [_record(case, {row: scored[i] for row, scored in results.items()}) for i, case in enumerate(cases)]
     save_records(out / "records.jsonl", records)
     scores = summarise(records, final=final, differences=differences)
@@ -396,6 +398,56 @@ def run_benchmark(
         scores["rows"][row]["perceptual_frechet"] = value
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     return scores
+
+
+def score_row(
+    cases: Sequence[Case],
+    row: str,
+    dub: Dubber,
+    judges: Judges,
+    out: Path,
+    final: bool,
+    version: str | None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Dubs and scores every case with one dubber; the result is also kept in ``rows/<row>.json``.
+
+    Args:
+        cases: From `build_cases`.
+        row: Its name.
+        dub: The dubber.
+        judges: Who scores.
+        out: Folder of the benchmark.
+        final: Whether its videos are written too.
+        version: See `run_benchmark`.
+        threads: Of torch in this process; None leaves them as they are.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    outputs = dub([case.item() for case in cases])
+    silent = dub([case.silent_item() for case in cases]) if row not in (COPY, EXACT) else _quiet(row, cases)
+    scored = [score_case(*one, judges) for one in zip(cases, outputs, silent, strict=True)]
+    stored: dict[str, Any] = {"version": version, "cases": [one.model_dump() for one in scored], "frechet": None}
+    features = _features(judges, outputs)
+    reference_features = _features(judges, [case.reference for case in cases])
+    if features is not None and reference_features is not None:
+        measure = frechet_measure(features, reference_features)
+        stored["frechet"] = measure.estimate(rng_for("frechet", row), draws=100).as_dict()
+    if final:
+        for case, output in zip(cases, outputs, strict=True):
+            write_case(out / "cases" / case.case_id, case, output)
+    write_text(out / "rows" / f"{row}.json", json.dumps(stored))  # whole or not there: a killed benchmark reads it
+    return stored
+
+
+def _scored_before(out: Path, row: str, version: str | None, shown: Sequence[Case]) -> dict[str, Any] | None:
+    """What an earlier run kept of this very row; None too where a case of `shown` has no videos yet."""
+    kept = out / "rows" / f"{row}.json"
+    if version is None or not kept.is_file():
+        return None
+    stored: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    videos = all((out / "cases" / case.case_id / "case.json").is_file() for case in shown)
+    return stored if stored["version"] == version and videos else None
 
 
 def write_case(folder: Path, case: Case, dub: np.ndarray) -> None:

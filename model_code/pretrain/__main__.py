@@ -73,7 +73,7 @@ def _landmarker(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.pretrain.footage import load_footage
     from model_code.training.landmarker import train_landmarker
 
-    items = load_footage(work / "footage", config.heads)
+    items = list(load_footage(work / "footage", config.heads))
     heads = np.concatenate([np.full(len(item.raw), index) for index, item in enumerate(items)])
     return train_landmarker(
         np.concatenate([item.raw for item in items]),
@@ -89,7 +89,7 @@ def _perceptual(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.pretrain.footage import load_footage
     from model_code.training.perceptual import train_perceptual
 
-    items = load_footage(work / "footage", config.heads)
+    items = list(load_footage(work / "footage", config.heads))
     return train_perceptual(
         [item.sample.frames for item in items],
         [item.attributes for item in items],
@@ -113,7 +113,7 @@ def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
         logger.info("prior: step %d of %d, %s", step, steps, {name: round(value, 4) for name, value in means.items()})
 
     return train_prior(
-        [item.sample for item in load_footage(work / "footage", config.heads)],
+        ((item.sample, item.other) for item in load_footage(work / "footage", config.heads)),
         base.load("codec", out),
         base.load("audio_encoder", out),
         out / "prior",

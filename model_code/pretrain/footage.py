@@ -1,10 +1,13 @@
-"""Procedural footage for pretraining: heads that neither the demo nor the benchmark nor the evaluators ever see."""
+"""Procedural footage for pretraining: heads that neither the demo nor the benchmark nor the evaluators ever see.
+
+Each head is rendered twice, the second time saying something else with all else the same.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from model_code.avatars.clipspec import draw_spec, render_spec
+from model_code.avatars.clipspec import draw_spec, other_speech, render_spec
 from model_code.avatars.seeds import head_seed
 from model_code.config import PretrainConfig
 from model_code.faces.crop import crop, to_crop
@@ -30,16 +33,18 @@ RAW_EVERY = 6
 
 @dataclass(frozen=True)
 class Footage:
-    """One clip a head.
+    """One head.
 
     Attributes:
-        sample: The clip as ingest would give it, with true landmarks.
+        sample: A clip as ingest would give it, with true landmarks.
+        other: The same clip, crop boxes included, with another utterance and its mouth.
         mouth: (T, 3) float32 true opening, width and pucker.
         raw: (N, S, S, 3) uint8 whole frames, and their (N, 68, 2) landmarks.
         attributes: kind, condition and language.
     """
 
     sample: ClipSample
+    other: ClipSample
     mouth: NDArray[np.float32]
     raw: NDArray[np.uint8]
     raw_landmarks: NDArray[np.float32]
@@ -47,7 +52,7 @@ class Footage:
 
 
 def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int, int], None] | None = None) -> None:
-    """Renders one clip a head into `folder`, one file each; heads that are there already are kept."""
+    """Renders the clips of each head into `folder`, one file each; heads that are there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(config.heads) if not _path(folder, index).is_file()]
     done = config.heads - len(missing)
@@ -59,13 +64,13 @@ def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int
                 progress(done, config.heads)
 
 
-def load_footage(folder: Path, heads: int) -> list[Footage]:
-    """Reads the clips of heads 0..heads-1.
+def load_footage(folder: Path, heads: int) -> Iterator[Footage]:
+    """Reads the clips of heads 0..heads-1, one after another: together they fill gigabytes.
 
     Raises:
         FileNotFoundError: if one has not been rendered.
     """
-    return [_load(_path(folder, index)) for index in range(heads)]
+    return (_load(_path(folder, index)) for index in range(heads))
 
 
 def _path(folder: Path, index: int) -> Path:
@@ -78,12 +83,16 @@ def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:
         head_seed("PRETRAIN", index), 0, seconds=(config.seconds, config.seconds), jumble=True, seed=config.seed
     )
     rendered, speech = render_spec(spec, config.frame_size)
+    other, other_words = render_spec(spec, config.frame_size, other_speech(spec, "pretraining"))
     boxes = jittered(crop_boxes(rendered.landmarks), rng)
     tensors: dict[str, NDArray[Any]] = {
         "frames": crop(rendered.frames, boxes, config.crop_size),
         "landmarks": to_crop(rendered.landmarks, boxes, config.crop_size),
         "mouth": rendered.mouth.astype(np.float32),
         "audio": speech.samples.astype(np.float32),
+        "other_frames": crop(other.frames, boxes, config.crop_size),
+        "other_landmarks": to_crop(other.landmarks, boxes, config.crop_size),
+        "other_audio": other_words.samples.astype(np.float32),
         "boxes": boxes,
         "raw": np.ascontiguousarray(rendered.frames[::RAW_EVERY]),
         "raw_landmarks": np.ascontiguousarray(rendered.landmarks[::RAW_EVERY].astype(np.float32)),
@@ -118,15 +127,18 @@ def _load(path: Path) -> Footage:
     occluder = None
     if "occluder" in tensors:
         occluder = np.unpackbits(tensors["occluder"], axis=-1, count=tensors["frames"].shape[2]).astype(bool)
-    sample = ClipSample(
-        row["clip_id"],
-        row,
-        tensors["frames"],
-        tensors["landmarks"],
-        np.ones(len(tensors["frames"]), np.float32),
-        tensors["audio"],
-        tensors["boxes"],
-        occluder,
+    sample, other = (
+        ClipSample(
+            row["clip_id"] + prefix,
+            {**row, "clip_id": row["clip_id"] + prefix},
+            tensors[f"{prefix}frames"],
+            tensors[f"{prefix}landmarks"],
+            np.ones(len(tensors["frames"]), np.float32),
+            tensors[f"{prefix}audio"],
+            tensors["boxes"],
+            occluder,
+        )
+        for prefix in ("", "other_")
     )
     attributes = {name: row[name] for name in ("kind", "condition", "language")}
-    return Footage(sample, tensors["mouth"], tensors["raw"], tensors["raw_landmarks"], attributes)
+    return Footage(sample, other, tensors["mouth"], tensors["raw"], tensors["raw_landmarks"], attributes)

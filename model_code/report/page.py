@@ -27,7 +27,8 @@ HERE = Path(__file__).parent
 
 ROW_TITLES = {
     COPY: "copying the input",
-    "base": "base, untrained here",
+    "base": "base, untrained here, filling a mask",
+    "base_editor": "base, untrained here, editing",
     "generator": "generator",
     "editor": "editor",
     "lip": "editor + lip expert",

@@ -10,7 +10,7 @@ texture    LoRA on the editor, shift 0.2, sound off half of the time, and only t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -154,9 +154,25 @@ class Phase:
             learned=learned,
         )
 
+    def from_own_estimates(
+        self, model: nn.Module, batch: Batch, inputs: ModelInputs, generator: torch.Generator
+    ) -> ModelInputs:
+        """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias)."""
+        chosen = _drop(generator, len(batch.target), self.config.own_estimates, batch.target.device)
+        known = inputs.latents[:, : inputs.latents.shape[1] - inputs.noisy.shape[1]]
+        latents = torch.cat([known, add_noise(batch.target, inputs.noise, inputs.learned)], dim=1)
+        with torch.no_grad():
+            estimate = model(latents, inputs.learned, inputs.reference, inputs.audio, place=batch.place)
+        own = (chosen[:, None] & inputs.learned.bool())[:, None, :, None, None]
+        clean = torch.where(own, estimate, batch.target)
+        noisy = add_noise(clean, inputs.noise, inputs.timestep)
+        return replace(inputs, latents=torch.cat([known, noisy], dim=1), noisy=noisy)
+
     def training_step(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StepResult:
         """One forward pass and its losses."""
         inputs = self.inputs(batch, generator, with_context=takes_context(model))
+        if self.config.own_estimates:
+            inputs = self.from_own_estimates(model, batch, inputs, generator)
         raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, place=batch.place)
         weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
         per_sample = velocity_loss(
@@ -203,18 +219,17 @@ class GeneratorPhase(Phase):
 
 
 class BasePhase(GeneratorPhase):
-    """Two ways to mend a video: fill a masked face from one reference frame, or undo another moment's mouth.
+    """Both tasks to come: fill a masked face from one reference frame, or give a companion the mouth of its sound.
 
-    The first is the generator's task. In the second a `shifted_companion` of the clip stands where the editor's
-    companion will, so that a reference whose mouth is not to be copied is known before the first pair.
+    Companions are the same procedural head saying something else.
     """
 
     def through_tokens(self, step: int) -> bool:
-        """Whether this step mends a companion."""
+        """Whether this step edits a companion."""
         return bool(rng_for("context", self.config.seed, step).random() < self.config.token_context)
 
     def draw(self, data: TrainingSet, step: int) -> Batch:
-        """The generator's batch, or one whose context and reference are the shifted companion."""
+        """The generator's batch, or one whose context and reference are the companion."""
         batch = super().draw(data, step)
         if self.through_tokens(step):
             assert batch.companion is not None, "the base trains on clips encoded with a companion"
@@ -292,6 +307,8 @@ def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = 
     """The strategy that `config.phase` names."""
     if config.pixel_latent_frames * TEMPORAL - 3 > config.clip_frames:
         raise ValueError(f"pixel_latent_frames {config.pixel_latent_frames} exceeds clip_frames {config.clip_frames}")
+    if config.own_estimates and flow.prediction != "x":
+        raise ValueError("own_estimates changes what a velocity means: it needs prediction x")
     if config.cells is not None and (config.sync_weight or config.identity_weight or config.perceptual_weight):
         raise ValueError("pixel losses look at whole faces: leave cells unset")
     return PHASES[config.phase](config, flow, critics or Critics())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,20 @@ from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
 from model_code.files import write_json
 from model_code.media.sample import ClipSample
-from model_code.pairs.shifted import shifted_companion
-from model_code.seeding import rng_for, seed_for
-from model_code.training.data import ClipEncoder, TrainingSet
+from model_code.seeding import seed_for
+from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet
 from model_code.training.loop import Progress, Trainer
 from model_code.training.phases import Critics, Phase, make_phase
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT = 24
-"""Every 24th clip is kept for the card's scores."""
+"""Every 24th head is kept for the card's scores."""
 SCORING_BATCHES = 8
 
 
 def train_prior(
-    clips: Sequence[ClipSample],
+    footage: Iterable[tuple[ClipSample, ClipSample]],
     codec: LatentCodec,
     audio_encoder: AudioEncoder,
     out_dir: Path | str,
@@ -51,7 +50,7 @@ def train_prior(
     """Trains the base transformer (with the generator's extra input channels) and saves it with its card.
 
     Args:
-        clips: Procedural footage.
+        footage: Procedural clips, each with the same clip saying something else: both are targets, and companions.
         codec: Trained latent codec.
         audio_encoder: Trained audio encoder.
         out_dir: Receives the transformer's folder in half precision and card.json.
@@ -77,9 +76,13 @@ def train_prior(
     target = torch.device(device)
     codec.to(target)  # type: ignore[attr-defined]
     encoder = ClipEncoder(codec, audio_encoder, shape.context_fill, work_dir / "latents" if work_dir else None, target)
-    encoded = [encoder.encode(clip, shifted_companion(clip, rng_for("shifted", 0, clip.clip_id))) for clip in clips]
-    train = TrainingSet([c for i, c in enumerate(encoded) if i % HELD_OUT], phase.clip_frames, shape.audio_window)
-    held = TrainingSet(encoded[::HELD_OUT], phase.clip_frames, shape.audio_window)
+    groups: tuple[list[EncodedClip], list[EncodedClip]] = ([], [])
+    frames = 0
+    for head, pair in enumerate(footage):
+        for clip, companion in (pair, pair[::-1]):
+            groups[head % HELD_OUT == 0].append(encoder.encode(clip, companion.frames))
+            frames += len(clip.frames)
+    train, held = (TrainingSet(group, phase.clip_frames, shape.audio_window) for group in groups)
     strategy = make_phase(phase, flow, Critics(codec))
     folder = work_dir / "checkpoints" if work_dir else None
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
@@ -93,7 +96,11 @@ def train_prior(
     card = {
         "name": "prior",
         "parameters": sum(value.numel() for value in model.parameters()),
-        "data": {"clips": len(clips), "held_out_clips": len(held), "frames": sum(len(clip.frames) for clip in clips)},
+        "data": {
+            "clips": len(train) + len(held),
+            "held_out_clips": len(held),
+            "frames": frames,
+        },
         "phase": phase.model_dump(mode="json"),
         "flow": flow.model_dump(mode="json"),
         "init": None if init is None else json.loads((init / "card.json").read_text()),

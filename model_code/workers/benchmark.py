@@ -18,7 +18,7 @@ from pydantic import Field
 from model_code import base
 from model_code.backbones.audio import AudioEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, add_expert, load_transformer
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, add_expert, load_transformer
 from model_code.media.video import from_mp4_bytes
 from model_code.metrics.benchmark import Dubber, Judges, build_cases, run_benchmark
 from model_code.metrics.scores import verdicts
@@ -44,7 +44,7 @@ class BenchmarkWorkerConfig(WorkerConfig):
     media: MediaConfig = MediaConfig()
     flow: FlowConfig = FlowConfig()
     versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
-    processes: int = Field(1, description="Processes that render cases.")
+    processes: int = Field(1, description="Processes that render cases and, on a CPU, make rows.")
 
 
 def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
         config.output,
         final=FINAL,
         versions={row: f"{config.versions} {config.flow.model_dump_json()} {config.base}" for row in rows},
+        processes=1 if config.device.startswith("cuda") else config.processes,
         progress=lambda row: progress(f"score {row}", next(done), len(rows) + 2, {}),
     )
     shown = [_videos(config.output / "cases" / case.case_id) for case in cases[:SHOWN]]
@@ -86,10 +87,13 @@ def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
 
 def dubbers(config: BenchmarkWorkerConfig) -> dict[str, Dubber]:
     """The table's rows from the base to the whole model; each loads its network when its turn comes."""
-    inpainters = {"base": base.FOLDER / "prior"}
+    prior = base.FOLDER / "prior"
+    rows: dict[str, Dubber] = {
+        "base": partial(_alone, config, prior, "generator"),
+        "base_editor": partial(_alone, config, prior, "editor"),
+    }
     if config.generator is not None:
-        inpainters["generator"] = config.generator / "transformer"
-    rows: dict[str, Dubber] = {name: partial(_inpaint, config, folder) for name, folder in inpainters.items()}
+        rows["generator"] = partial(_alone, config, config.generator / "transformer", "generator")
     return {**rows, **{name: partial(_edit, config, experts) for name, experts in EXPERTS.items()}}
 
 
@@ -102,9 +106,9 @@ def judges(config: BenchmarkWorkerConfig) -> Judges:
     return Judges(base.load("mouth_reader"), base.load("identity_judge"), base.load("perceptual"), sync)
 
 
-def _inpaint(config: BenchmarkWorkerConfig, folder: Path, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
-    """Dubs with a generator: the shipped prior or the one that was trained on it."""
-    settings = DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size)
+def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
+    """Dubs with the shipped prior, or with the generator that was trained on it."""
+    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size)
     model = DubbingPipelineModel(settings, base.load("codec"), base.load("audio_encoder"), load_transformer(folder))
     return model.to(config.device).dub_many(items)
 

@@ -10,14 +10,14 @@ from peft import LoraConfig
 
 from model_code.backbones.attention import rotary_table, rotate
 from model_code.backbones.presets import PRESETS
-from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
+from model_code.backbones.transformer import DubbingTransformer, generator_to_editor, linear_gain
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
 
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
     audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1, residual=False,
-    positions=0, audio_modulation=False, refiner_width=8, refiner_layers=0,
+    positions=0, audio_modulation=False, refiner_width=8, refiner_layers=0, precondition=False,
 )  # fmt: skip
 
 
@@ -47,6 +47,32 @@ def test_everything_has_an_effect() -> None:
     for name in ("latents", "timestep", "reference", "audio"):
         changed = {**given, name: given[name] * 0.5}
         assert (model(**changed) - output).abs().max() > 1e-4, name
+
+
+def test_preconditioned_noise_is_nothing_at_one_and_itself_at_zero() -> None:
+    plain, model, given = build(), build(precondition=True), inputs()
+    noise = torch.randn(given["latents"].shape, generator=torch.Generator().manual_seed(2))
+    all_noise = {**given, "timestep": torch.ones(2, 3)}
+    assert torch.equal(model(**all_noise), model(**{**all_noise, "latents": noise}))
+    no_noise = {**given, "timestep": torch.zeros(2, 3)}
+    assert torch.equal(model(**no_noise), plain(**no_noise))
+
+
+def test_what_is_known_is_not_preconditioned() -> None:
+    model, given = build(precondition=True, context_channels=4), inputs(context=4)
+    given["timestep"] = torch.ones(2, 3)
+    changed = given["latents"].clone()
+    changed[:, :4] += 1
+    assert (model(**given) - model(**{**given, "latents": changed})).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.6, 0.95])
+def test_linear_gain_is_the_best_one(t: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.linalg.qr(torch.randn(10_000, 2, generator=generator))[0].T * 100
+    noisy = (1 - t) * clean + t * noise
+    least_squares = (noisy @ clean) / (noisy @ noisy)
+    assert float(linear_gain(torch.tensor(t))) == pytest.approx(float(least_squares), rel=1e-4)
 
 
 def test_audio_of_a_frame_enters_at_that_frame() -> None:

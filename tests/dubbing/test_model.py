@@ -20,7 +20,9 @@ from model_code.dubbing.model import (
     DubbingPipelineModel,
     DubItem,
     add_expert,
+    load_transformer,
     save_expert,
+    save_transformer,
 )
 from model_code.errors import InputError
 from model_code.faces.masks import inpaint_mask
@@ -211,6 +213,14 @@ def test_each_expert_acts_in_its_window_only(codec: BlockCodec, audio_encoder: A
     model.dub_crops(item.frames, item.samples, 0)
     expected = [(t / 8, "lip" if 0.4 <= t / 8 <= 0.8 else "texture" if t / 8 <= 0.3 else None) for t in range(8, 0, -1)]
     assert acting == expected
+
+
+def test_a_transformer_is_the_same_bytes_wherever_it_was_read_from(tmp_path: Path) -> None:
+    save_transformer(transformer(0), tmp_path / "first")
+    save_transformer(load_transformer(tmp_path / "first"), tmp_path / "second")
+    files = {folder: sorted((tmp_path / folder).iterdir()) for folder in ("first", "second")}
+    assert [path.read_bytes() for path in files["first"]] == [path.read_bytes() for path in files["second"]]
+    assert str(tmp_path) not in (tmp_path / "second" / "config.json").read_text(encoding="utf-8")
 
 
 def test_an_expert_is_the_same_bytes_in_every_process(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_report_has_scores_cases_and_a_champion(chain: tuple[Settings, list[
     settings, steps = chain
     page = write_demo_report(settings, steps, 1.0)
     scores = json.loads(page.with_name("scores.json").read_text(encoding="utf-8"))
-    assert set(scores["rows"]) >= {"copy", "base", "generator", "editor", "lip", "texture", "exact"}
+    assert set(scores["rows"]) >= {"copy", "base", "base_editor", "generator", "editor", "lip", "texture", "exact"}
     case = next(page.parent.glob("cases/*/case.json"))
     assert {path.name for path in case.parent.iterdir()} == {"case.json", "input.mp4", "dub.mp4", "reference.mp4"}
     folder, version = registered(build_platform(settings), "@champion")

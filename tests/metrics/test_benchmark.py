@@ -96,6 +96,20 @@ def test_a_run_writes_everything_and_resumes(cases: list[Case], judges: Judges, 
     assert dubber.calls == 4
 
 
+def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+    rows = {"generator": _HalfWay(), "editor": _HalfWay()}
+    told: list[str] = []
+    one = run_benchmark(cases, rows, judges, tmp_path / "one", final="editor")
+    two = run_benchmark(cases, rows, judges, tmp_path / "two", final="editor", processes=2, progress=told.append)
+    assert two == one
+    assert told == ["copy", "generator", "editor", "exact"]
+    assert [dubber.calls for dubber in rows.values()] == [2, 2], "the second run's dubbers were other processes'"
+    assert sorted(path.name for path in (tmp_path / "two" / "rows").iterdir()) == [
+        f"{row}.json" for row in sorted(told)
+    ]
+    assert (tmp_path / "two" / "cases" / cases[0].case_id / "dub.mp4").is_file()
+
+
 def test_case_folders_let_anyone_score(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
     run_benchmark(cases, {"editor": _HalfWay()}, judges, tmp_path, final="editor")
     for case in cases:

@@ -98,7 +98,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
         dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
         context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
         residual=False, patch_size=(1, 2, 2), positions=0,
-        audio_modulation=False, refiner_layers=0,
+        audio_modulation=False, refiner_layers=0, precondition=False,
     )  # fmt: skip
     model = DubbingTransformer.build(config)
     draw = generator(5)
@@ -142,6 +142,42 @@ def test_motion_frames_are_clean_and_not_learned() -> None:
     assert torch.allclose(first, again)
 
 
+@pytest.mark.parametrize(("name", "context"), [("editor", 0), ("generator", C)])
+def test_own_estimates_are_noised_in_the_targets_place(name: str, context: int) -> None:
+    """The model says half of its noise at t = 1; half of the frames are motion frames, which stay the target's."""
+    data, strategy = batch(), phase(name, motion_drop=0.0, own_estimates=1.0)
+    plain = strategy.inputs(data, generator(), with_context=bool(context))
+    inputs = strategy.from_own_estimates(Recorder(context), data, plain, generator(1))
+    t = plain.t[:, None, None, None, None]
+    expected = (1 - t) * 0.5 * plain.noise + t * plain.noise
+    assert torch.allclose(inputs.noisy[:, :, 2:], expected[:, :, 2:], atol=1e-6)
+    assert torch.equal(inputs.noisy[:, :, :2], data.target[:, :, :2])
+    assert torch.equal(inputs.latents[:, context:], inputs.noisy)
+    assert torch.equal(inputs.latents[:, :context], plain.latents[:, :context])
+    assert torch.equal(inputs.timestep, plain.timestep)
+    losses = [strategy.training_step(Recorder(context), batch(), generator()).per_sample for _ in range(2)]
+    assert torch.equal(*losses)
+
+
+def test_a_share_of_the_samples_is_noised_from_own_estimates() -> None:
+    data, strategy = batch(), phase("editor", own_estimates=0.5)
+    plain = strategy.inputs(data, generator(), with_context=False)
+    changed = [
+        (strategy.from_own_estimates(Recorder(), data, plain, generator(seed)).noisy != plain.noisy)
+        .any(4)
+        .flatten(1)
+        .any(1)
+        for seed in range(50)
+    ]
+    assert 0.4 < float(torch.stack(changed).float().mean()) < 0.6
+
+
+def test_own_estimates_need_clean_predictions() -> None:
+    config = PhaseConfig(phase="editor", own_estimates=0.5)
+    with pytest.raises(ValueError, match="prediction x"):
+        make_phase(config, FlowConfig(prediction="v"), Critics(Decoder()))
+
+
 def test_motion_frames_are_dropped_half_of_the_time() -> None:
     strategy, data = phase("editor"), batch()
     dropped = torch.cat(
@@ -175,7 +211,7 @@ def test_the_lip_phase_needs_a_syncnet() -> None:
         strategy.training_step(Recorder(), batch(), generator())
 
 
-def test_the_base_fills_a_mask_or_mends_a_companion() -> None:
+def test_the_base_fills_a_mask_or_edits_a_companion() -> None:
     base = phase("base")
 
     class Data:
@@ -183,9 +219,9 @@ def test_the_base_fills_a_mask_or_mends_a_companion() -> None:
             return batch()
 
     drawn = [base.draw(Data(), step) for step in range(40)]  # type: ignore[arg-type]
-    mended = [each for each in drawn if each.reference.shape[2] == F]
-    assert 6 < len(mended) < 24
-    assert all(each.masked is each.companion is each.reference for each in mended)
+    edited = [each for each in drawn if each.reference.shape[2] == F]
+    assert 6 < len(edited) < 24
+    assert all(each.masked is each.companion is each.reference for each in edited)
 
 
 def test_an_editor_with_context_channels_gets_the_companion_twice() -> None:
