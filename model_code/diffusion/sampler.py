@@ -37,6 +37,7 @@ def sample(
     context: Tensor | None = None,
     motion: Tensor | None = None,
     border: bool = False,
+    noise_scale: float = 1.0,
     before_step: Callable[[int, float], None] | None = None,
 ) -> Tensor:
     """Samples clean latents.
@@ -54,11 +55,13 @@ def sample(
         motion: (B,C,m,h,w) clean latents of the first m frames, at time 0 and written back after every step.
         border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
             clean after the last; motion frames are left alone. Needs a reference of F frames.
+        noise_scale: Temperature: what `noise` is multiplied by.
         before_step: Called with step index and time, to switch experts.
 
     Returns:
         (B,C,F,h,w) clean latents.
     """
+    noise = noise_scale * noise
     kept = 0 if motion is None else motion.shape[2]
     if kept >= noise.shape[2]:
         raise InputError(f"{kept} motion frames for {noise.shape[2]} latent frames", "leave at least one to generate")

@@ -214,6 +214,7 @@ class DubbingPipelineModel:
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
+            noise_scale=flow.noise_scale,
             border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
         )

@@ -146,6 +146,22 @@ def test_sampler_reaches_the_clean_latents(kind: str) -> None:
         assert timestep[0].tolist() == pytest.approx([0, 0, t, t])
 
 
+def test_noise_scale_is_less_noise_from_the_start() -> None:
+    clean, noise = draw(0, 1, 2, 3, 4, 4), draw(1, 1, 2, 3, 4, 4)
+    seen: list[torch.Tensor] = []
+
+    def model(latents: torch.Tensor, *_: object) -> torch.Tensor:
+        seen.append(latents)
+        return clean
+
+    sample(
+        model, noise, reference=clean, audio=draw(2, 1, 3, 2, 3), times=sigmas(2, 1.0), guidance=Guidance.constant(),
+        prediction="x", noise_scale=0.25,
+    )  # fmt: skip
+    torch.testing.assert_close(seen[0], 0.25 * noise)
+    torch.testing.assert_close(seen[1], 0.5 * clean + 0.5 * 0.25 * noise)
+
+
 def test_border_spares_motion_frames() -> None:
     z, source = torch.zeros(1, 1, 3, 5, 5), torch.ones(1, 1, 3, 5, 5)
     replaced = replace_border(z, source, first_frame=1)
