@@ -48,7 +48,7 @@ def config(settings: Settings) -> dict[str, Any]:
     ],
 )
 def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Copying the input, base, generator, editor, + lip, + texture.
+    """Copying the input, the base in both tasks, generator, editor, + lip, + texture.
 
     Each dubs held-out clips to held-out speech; evaluators that taught nothing score them.
     """

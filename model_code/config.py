@@ -260,8 +260,9 @@ class PhaseConfig(Config):
         description="Share of samples that are noised from the model's own estimate at t = 1; prediction x only.",
         json_schema_extra=deviation(
             "0",
-            "a weak model's first estimate has a soft mouth, which its later steps, used to true ones, make the "
-            "companion's: trained on its estimates it listens there too",
+            "0.5 for base and editor: a weak model's first estimate has a soft mouth, which its later steps, used to "
+            "true ones, make the companion's; trained on its estimates it listens there too",
+            "base, 750 steps on, five unguided steps on 10 held-out heads: opening 0.38 to 0.42, lips +1.8 to +2.0 dB",
         ),
     )
     reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")
@@ -301,7 +302,14 @@ class PairsConfig(Config):
     """How companion pairs are made."""
 
     seed: int = 0
-    sampling_steps: int = 2
+    sampling_steps: int = Field(
+        2,
+        json_schema_extra=deviation(
+            "not told",
+            "two CPU cores; and a weak model's later steps make it worse",
+            "generator, 10 held-out heads: 2 steps opening 0.45, lips +2.0 dB; 4 steps 0.44, +1.8 dB",
+        ),
+    )
     audio_guidance: float = Field(
         1.0, description="1 halves the work; the paper wants lip variation, not accuracy, here."
     )

@@ -315,6 +315,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "media": FULL_SCALE_MEDIA,
         "transformer": PRESETS["xdub-wan-5b"].model_dump(),
         "flow": FULL_SCALE_FLOW,
+        "pairs": {"sampling_steps": 4},
         "phases": FULL_SCALE_PHASES,
         "processes": {"device": "cuda", "threads": 8, "parallel_runs": 8},
         "clips_per_shard": 2000,

@@ -294,7 +294,10 @@ class DubbingPipelineModel:
             raise InputError(
                 f"'{folder}' is no dubbing model: it has no config.json", "train it again, or name its folder"
             )
-        config = DubberConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # A model keeps its ways: older ones took all of the noise.
+        values["flow"].setdefault("noise_scale", 1.0)
+        config = DubberConfig.model_validate(values)
         transformer = load_transformer(folder / "transformer")
         for name in config.experts:
             add_expert(transformer, name, folder / "experts" / name)

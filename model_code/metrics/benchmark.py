@@ -359,7 +359,7 @@ def run_benchmark(
         final: The row whose videos are written and whose scores stand for the run.
         versions: Row name -> text that changes with the dubber: rows scored before with the same text are read back.
         differences: See `summarise`.
-        processes: In how many processes rows are made at once, on a share of this one's threads each; dubbers and
+        processes: In how many processes rows are made at once, at most one for each of this one's threads; dubbers and
             judges then travel there.
         progress: Told the name of each row that is waited for.
 
@@ -370,7 +370,8 @@ def run_benchmark(
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
     stored: dict[str, dict[str, Any]] = {}
     elsewhere: dict[str, Future[dict[str, Any]]] = {}
-    threads = max(1, torch.get_num_threads() // processes)
+    processes = min(processes, torch.get_num_threads())
+    threads = torch.get_num_threads() // processes
     rows = _all_rows(cases, dubbers)
     with process_pool(processes) if processes > 1 else nullcontext() as pool:
         for row, dub in rows.items():

@@ -73,11 +73,13 @@ def _landmarker(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.pretrain.footage import load_footage
     from model_code.training.landmarker import train_landmarker
 
-    items = list(load_footage(work / "footage", config.heads))
-    heads = np.concatenate([np.full(len(item.raw), index) for index, item in enumerate(items)])
+    raw, landmarks = zip(
+        *((item.raw, item.raw_landmarks) for item in load_footage(work / "footage", config.heads)), strict=True
+    )
+    heads = np.concatenate([np.full(len(frames), index) for index, frames in enumerate(raw)])
     return train_landmarker(
-        np.concatenate([item.raw for item in items]),
-        np.concatenate([item.raw_landmarks for item in items]),
+        np.concatenate(raw),
+        np.concatenate(landmarks),
         out / "landmarker",
         config.landmarker_steps,
         config.seed,
@@ -89,10 +91,12 @@ def _perceptual(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.pretrain.footage import load_footage
     from model_code.training.perceptual import train_perceptual
 
-    items = list(load_footage(work / "footage", config.heads))
+    frames, attributes = zip(
+        *((item.sample.frames, item.attributes) for item in load_footage(work / "footage", config.heads)), strict=True
+    )
     return train_perceptual(
-        [item.sample.frames for item in items],
-        [item.attributes for item in items],
+        list(frames),
+        list(attributes),
         out / "perceptual",
         config.perceptual_steps,
         config.seed,

@@ -68,13 +68,13 @@ def load_footage(folder: Path, heads: int) -> Iterator[Footage]:
     """Reads the clips of heads 0..heads-1, one after another: together they fill gigabytes.
 
     Raises:
-        FileNotFoundError: if one has not been rendered.
+        FileNotFoundError: when it comes to one that has not been rendered.
     """
     return (_load(_path(folder, index)) for index in range(heads))
 
 
 def _path(folder: Path, index: int) -> Path:
-    return folder / f"head_{index:05d}.safetensors"
+    return folder / f"pair_{index:05d}.safetensors"
 
 
 def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:

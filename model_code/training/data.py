@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model_code.backbones.audio import AudioEncoder, audio_windows
-from model_code.backbones.codec import LatentCodec
+from model_code.backbones.codec import TEMPORAL_FACTOR, LatentCodec
 from model_code.config import ContextFill
 from model_code.faces.carry import carried_faces
 from model_code.faces.masks import face_loss_mask, inpaint_mask, lip_mask
@@ -32,8 +32,6 @@ from model_code.seeding import rng_for
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 2
-TEMPORAL = 4
-"""Pixel frames of one latent frame after the first."""
 
 
 def to_network(frames: np.ndarray) -> Tensor:
@@ -49,9 +47,9 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 def latent_length(n_frames: int) -> int:
     """Latent frames of a causal window of `n_frames` pixel frames."""
-    if (n_frames - 1) % TEMPORAL:
+    if (n_frames - 1) % TEMPORAL_FACTOR:
         raise ValueError(f"a window has 4n+1 frames, not {n_frames}")
-    return 1 + (n_frames - 1) // TEMPORAL
+    return 1 + (n_frames - 1) // TEMPORAL_FACTOR
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -82,20 +80,20 @@ class LatentTrack:
 @torch.no_grad()
 def encode_track(frames: np.ndarray, codec: LatentCodec, device: torch.device | None = None) -> LatentTrack:
     """Encodes a clip (T, H, W, 3) to a `LatentTrack` in half precision; frames beyond 4K+1 are dropped."""
-    n_blocks = (len(frames) - 1) // TEMPORAL
-    video = to_network(frames[: 1 + TEMPORAL * n_blocks]).to(device)
+    n_blocks = (len(frames) - 1) // TEMPORAL_FACTOR
+    video = to_network(frames[: 1 + TEMPORAL_FACTOR * n_blocks]).to(device)
     blocks = codec.encode(video[None])[0, :, 1:]
-    singles = codec.encode(video[:, ::TEMPORAL].permute(1, 0, 2, 3)[:, :, None])[:, :, 0].permute(1, 0, 2, 3)
+    singles = codec.encode(video[:, ::TEMPORAL_FACTOR].permute(1, 0, 2, 3)[:, :, None])[:, :, 0].permute(1, 0, 2, 3)
     return LatentTrack(singles.half().cpu().contiguous(), blocks.half().cpu().contiguous())
 
 
 def mask_track(mask: np.ndarray, grid: tuple[int, int]) -> LatentTrack:
     """Averages a pixel mask (T, H, W) in [0, 1] over the cells of the latent grid; one channel."""
-    n_blocks = (len(mask) - 1) // TEMPORAL
-    values = torch.from_numpy(mask[: 1 + TEMPORAL * n_blocks].astype(np.float32))
+    n_blocks = (len(mask) - 1) // TEMPORAL_FACTOR
+    values = torch.from_numpy(mask[: 1 + TEMPORAL_FACTOR * n_blocks].astype(np.float32))
     pooled = nn.functional.adaptive_avg_pool2d(values[:, None], grid)[:, 0]
-    blocks = pooled[1:].reshape(n_blocks, TEMPORAL, *grid).mean(1)
-    return LatentTrack(pooled[::TEMPORAL][None].half().contiguous(), blocks[None].half().contiguous())
+    blocks = pooled[1:].reshape(n_blocks, TEMPORAL_FACTOR, *grid).mean(1)
+    return LatentTrack(pooled[::TEMPORAL_FACTOR][None].half().contiguous(), blocks[None].half().contiguous())
 
 
 def masked_frames(frames: np.ndarray, keep: np.ndarray, fill: np.ndarray | None = None) -> np.ndarray:
@@ -274,13 +272,13 @@ class TrainingSet:
         start = int(rng.integers(0, clip.n_blocks - length + 2))
         values = {name: track.window(start, length).float() for name, track in clip.tracks.items()}
         values["audio"] = audio_windows(
-            clip.audio.float(), length, self.audio_window, start_frame=TEMPORAL * start
+            clip.audio.float(), length, self.audio_window, start_frame=TEMPORAL_FACTOR * start
         ).float()
         last = clip.n_blocks - reference_frames + 1
         outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + length]
         choices = outside or list(range(last + 1))
         values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames).float()
-        first, count = 2 * TEMPORAL * start, 2 * frames
+        first, count = 2 * TEMPORAL_FACTOR * start, 2 * frames
         places = torch.arange(first, first + count).clamp_max(len(clip.audio) - 1)
         values["features"] = clip.audio[places].float()
         values["_id"] = clip.clip_id  # type: ignore[assignment]

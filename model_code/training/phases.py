@@ -1,6 +1,6 @@
 """The phases of the transformer's training, as small strategies: what goes in, what loss comes out.
 
-base       inpainting and image-to-video on many heads; stands for the paper's pretrained backbone.
+base       inpainting and editing of many heads; stands for the paper's pretrained backbone.
 generator  masked face inpainting from one reference frame and sound (paper, pair construction).
 editor     V from its companion V', frame-concatenated, and V's sound; high-noise shift 5.0.
 lip        LoRA on the editor, shift 1.5, with a sync loss on decoded frames.
@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_code.backbones.codec import LatentCodec
+from model_code.backbones.codec import TEMPORAL_FACTOR, LatentCodec
 from model_code.config import FlowConfig, PhaseConfig
 from model_code.diffusion.flow import add_noise, clipped_estimate, sample_timesteps, to_velocity, velocity_target
+from model_code.errors import InputError
 from model_code.seeding import rng_for
-from model_code.training.data import TEMPORAL, Batch, TrainingSet, latent_length
+from model_code.training.data import Batch, TrainingSet, latent_length
 from model_code.training.losses import FrameCritic, SyncCritic, region_weights, velocity_loss
 
 
@@ -286,7 +287,7 @@ class TexturePhase(EditorPhase):
         decoded = self.decoded(raw, batch, inputs)
         with torch.no_grad():
             target = self.critics.codec.decode(batch.target[:, :, : self.config.pixel_latent_frames])
-        judged = torch.arange(decoded.shape[2] - 1, TEMPORAL, -self.config.judged_every, device=decoded.device)
+        judged = torch.arange(decoded.shape[2] - 1, TEMPORAL_FACTOR, -self.config.judged_every, device=decoded.device)
         decoded, target = decoded[:, :, judged], target[:, :, judged]
         return {
             "identity": self.critics.identity(decoded, target).mean(),
@@ -305,10 +306,13 @@ PHASES: dict[str, type[Phase]] = {
 
 def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = None) -> Phase:
     """The strategy that `config.phase` names."""
-    if config.pixel_latent_frames * TEMPORAL - 3 > config.clip_frames:
+    if config.pixel_latent_frames * TEMPORAL_FACTOR - 3 > config.clip_frames:
         raise ValueError(f"pixel_latent_frames {config.pixel_latent_frames} exceeds clip_frames {config.clip_frames}")
     if config.own_estimates and flow.prediction != "x":
-        raise ValueError("own_estimates changes what a velocity means: it needs prediction x")
+        raise InputError(
+            f"own_estimates {config.own_estimates} with prediction {flow.prediction}",
+            "they change what a velocity means: set it to 0, or the prediction to x",
+        )
     if config.cells is not None and (config.sync_weight or config.identity_weight or config.perceptual_weight):
         raise ValueError("pixel losses look at whole faces: leave cells unset")
     return PHASES[config.phase](config, flow, critics or Critics())

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def train_prior(
             frames += len(clip.frames)
     train, held = (TrainingSet(group, phase.clip_frames, shape.audio_window) for group in groups)
     strategy = make_phase(phase, flow, Critics(codec))
-    folder = work_dir / "checkpoints" if work_dir else None
+    # Another budget is another run: its checkpoints are not this one's.
+    folder = work_dir / "checkpoints" / f"{seed_for(phase.model_dump_json()):x}" if work_dir else None
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
     scores = {
         "training_loss": curves.rows[-1]["flow"],
@@ -129,6 +131,7 @@ def held_out_loss(model: torch.nn.Module, phase: Phase, data: TrainingSet, *, si
     """Mean flow loss on fixed batches of clips that were not trained on; `silent` zeroes the sound."""
     device = next(model.parameters()).device
     model.eval()
+    phase = replace(phase, config=phase.config.model_copy(update={"own_estimates": 0.0}))
     losses = []
     for step in range(SCORING_BATCHES):
         generator = torch.Generator().manual_seed(seed_for("held out", step))

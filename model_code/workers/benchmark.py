@@ -1,4 +1,4 @@
-"""Worker: scores base, generator, editor and both experts on held-out or freshly drawn heads.
+"""Worker: scores the base in both tasks, generator, editor and both experts on held-out or freshly drawn heads.
 
 Output: `scores.json`, `records.jsonl`, `rows/`, `cases/<id>/` and `cases.png`.
 """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from model_code.media.video import read_video
 from model_code.metrics.benchmark import Case, Judges, build_cases, case_specs, run_benchmark
 from model_code.metrics.evaluators.identity_judge import IdentityJudge
 from model_code.metrics.evaluators.mouth_reader import MouthReader
+from model_code.metrics.scores import COPY, EXACT
 from model_code.speech.espeak import Utterance
 
 SIZE, FRAMES = 96, 25
@@ -96,6 +98,15 @@ def test_a_run_writes_everything_and_resumes(cases: list[Case], judges: Judges, 
     assert dubber.calls == 4
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
     rows = {"generator": _HalfWay(), "editor": _HalfWay()}
     told: list[str] = []
@@ -108,6 +119,24 @@ def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, tmp_
         f"{row}.json" for row in sorted(told)
     ]
     assert (tmp_path / "two" / "cases" / cases[0].case_id / "dub.mp4").is_file()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_processes_go_on_where_a_killed_run_ended(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+    versions = dict.fromkeys((COPY, "generator", "editor", EXACT), "1")
+
+    def run() -> dict[str, Any]:
+        rows = {"generator": _HalfWay(), "editor": _HalfWay()}
+        return run_benchmark(cases, rows, judges, tmp_path, final="editor", versions=versions, processes=2)
+
+    def written() -> dict[str, int]:
+        return {row: (tmp_path / "rows" / f"{row}.json").stat().st_mtime_ns for row in versions}
+
+    whole, before = run(), written()
+    (tmp_path / "rows" / "generator.json").unlink()
+    (tmp_path / "scores.json").unlink()
+    assert run() == whole
+    assert [row for row, when in written().items() if when != before[row]] == ["generator"]
 
 
 def test_case_folders_let_anyone_score(cases: list[Case], judges: Judges, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, LoraConfig, PhaseConfig, TransformerConfig
 from model_code.diffusion.flow import add_noise
+from model_code.errors import InputError
 from model_code.training.data import Batch
 from model_code.training.losses import region_weights, velocity_loss
 from model_code.training.phases import Critics, Phase, make_phase
@@ -174,7 +175,7 @@ def test_a_share_of_the_samples_is_noised_from_own_estimates() -> None:
 
 def test_own_estimates_need_clean_predictions() -> None:
     config = PhaseConfig(phase="editor", own_estimates=0.5)
-    with pytest.raises(ValueError, match="prediction x"):
+    with pytest.raises(InputError, match=r"own_estimates 0\.5 with prediction v"):
         make_phase(config, FlowConfig(prediction="v"), Critics(Decoder()))
 
 

@@ -75,7 +75,7 @@ class MlflowRun:
         """Logs inputs with their DVC hashes as digests.
 
         Two runs that start together on the same new data both look for it, find nothing and insert it. The one that
-        comes second breaks MLflow's unique key, on any database; when it looks again, the rows are there.
+        comes second breaks MLflow's unique key, on sqlite and Postgres alike; when it looks again, the rows are there.
 
         Raises:
             mlflow.exceptions.MlflowException: MLflow refused them for another reason.
