@@ -318,7 +318,8 @@ def load_transformer(folder: Path | str) -> DubbingTransformer:
     """Reads a transformer in single precision and evaluation mode."""
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"'{folder}' holds no transformer", "expected config.json and safetensors there")
-    return DubbingTransformer.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    # Not memory-mapped: what happens to the file later must not happen to a model that serves.
+    return DubbingTransformer.from_pretrained(folder, torch_dtype=torch.float32, disable_mmap=True).eval()
 
 
 def save_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -> None:

@@ -1,6 +1,7 @@
 """The dubbing model: windows, company, experts, folder."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +222,20 @@ def test_a_transformer_is_the_same_bytes_wherever_it_was_read_from(tmp_path: Pat
     files = {folder: sorted((tmp_path / folder).iterdir()) for folder in ("first", "second")}
     assert [path.read_bytes() for path in files["first"]] == [path.read_bytes() for path in files["second"]]
     assert str(tmp_path) not in (tmp_path / "second" / "config.json").read_text(encoding="utf-8")
+
+
+def test_a_loaded_transformer_does_not_change_with_its_file(tmp_path: Path) -> None:
+    """A model that serves must not see what happens to its file; a memory-mapped one would."""
+    save_transformer(transformer(0), tmp_path)
+    [path] = tmp_path.glob("*.safetensors")
+    loaded = load_transformer(tmp_path)
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+    with path.open("r+b") as file:
+        file.seek(-4096, os.SEEK_END)
+        file.write(bytes(4096))
+    assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
+    changed = load_transformer(tmp_path).state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in changed.items())
 
 
 def test_an_expert_is_the_same_bytes_in_every_process(tmp_path: Path) -> None:
