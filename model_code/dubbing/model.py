@@ -296,7 +296,7 @@ class DubbingPipelineModel:
             )
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         # A model keeps its ways: older ones took all of the noise.
-        values["flow"].setdefault("noise_scale", 1.0)
+        values.setdefault("flow", {}).setdefault("noise_scale", 1.0)
         config = DubberConfig.model_validate(values)
         transformer = load_transformer(folder / "transformer")
         for name in config.experts:

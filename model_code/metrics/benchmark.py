@@ -368,28 +368,26 @@ def run_benchmark(
     """
     if not cases:
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
-    stored: dict[str, dict[str, Any]] = {}
-    elsewhere: dict[str, Future[dict[str, Any]]] = {}
+    rows = _all_rows(cases, dubbers)
+    wanted = {row: _row_version(cases, (versions or {}).get(row), judges) for row in rows}
+    before = {row: _scored_before(out, row, wanted[row], cases if row == final else ()) for row in rows}
+    stored = {row: known for row, known in before.items() if known is not None}
+    jobs = {
+        row: (cases, row, dub, judges, out, row == final, wanted[row]) for row, dub in rows.items() if row not in stored
+    }
     processes = min(processes, torch.get_num_threads())
     threads = torch.get_num_threads() // processes
-    rows = _all_rows(cases, dubbers)
     with process_pool(processes) if processes > 1 else nullcontext() as pool:
-        for row, dub in rows.items():
-            wanted = _row_version(cases, (versions or {}).get(row), judges)
-            known = _scored_before(out, row, wanted, cases if row == final else ())
-            if known is not None:
-                stored[row] = known
-            elif pool and row in dubbers:
-                job = (cases, row, dub, judges, out, row == final, wanted, threads)
-                elsewhere[row] = pool.submit(score_row, *job)
-        for row, dub in rows.items():
+        elsewhere: dict[str, Future[dict[str, Any]]] = {}
+        if pool:
+            elsewhere = {row: pool.submit(score_row, *job, threads) for row, job in jobs.items() if row in dubbers}
+        for row in rows:
             if progress:
                 progress(row)
             if row in elsewhere:
                 stored[row] = elsewhere[row].result()
-            elif row not in stored:
-                wanted = _row_version(cases, (versions or {}).get(row), judges)
-                stored[row] = score_row(cases, row, dub, judges, out, row == final, wanted)
+            elif row in jobs:
+                stored[row] = score_row(*jobs[row])
     results = {row: [RowCase.model_validate(one) for one in stored[row]["cases"]] for row in rows}
     frechet = {row: stored[row]["frechet"] for row in rows if stored[row]["frechet"]}
     records = [_record(case, {row: scored[i] for row, scored in results.items()}) for i, case in enumerate(cases)]
