@@ -42,5 +42,7 @@ def training_inputs(
         "pairs": [str(dataset.path) for dataset in pairs],
         **{name: str(dataset.path) for name, dataset in models.items()},
         "device": platform.settings.processes.device,
+        "processes": platform.workers.processes(config["phase"]["phase"]),
+        "sharding": platform.settings.processes.sharding,
         "cache": str(platform.settings.path("cache", "latents")),
     }

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Prediction = Literal["x", "v"]
 Variant = Literal["generated", "relit", "rendered"]
 ContextFill = Literal["grey", "reference"]
+Sharding = Literal["replicated", "sharded"]
 
 
 def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:

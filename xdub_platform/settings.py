@@ -26,6 +26,7 @@ from model_code.config import (
     MediaConfig,
     PairsConfig,
     PhaseConfig,
+    Sharding,
     TransformerConfig,
 )
 from model_code.errors import InputError
@@ -71,13 +72,33 @@ class MlflowSettings(Config):
 class ProcessSettings(Config):
     """How workers are started."""
 
-    threads: int = Field(1, ge=1, description="OMP threads of a worker that others run beside.")
-    training_threads: int = Field(2, ge=1, description="OMP threads of training and scoring, which run alone.")
+    threads: int = Field(1, ge=1, description="OMP threads of a process.")
+    training_processes: int = Field(
+        2,
+        ge=1,
+        description="Processes that train one model together, and that scoring may use; on cuda each takes an "
+        "accelerator of its own.",
+    )
+    sharding: Sharding = Field(
+        "replicated", description="replicated: each has the weights (DDP); sharded: only its part of them (FSDP)."
+    )
     parallel_runs: int = Field(2, ge=1, description="Independent runs the planner keeps going at once.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
     launcher: Literal["local", "kubernetes"] = Field(
         "local", description="Where a run's steps go: processes beside it, or pods of a cluster (`kubernetes`)."
     )
+
+
+GPUS = {
+    "syncnet": 1,
+    "identity_encoder": 1,
+    "generator": 1,
+    "companion_pairs": 1,
+    "editor": 1,
+    "lip_expert": 1,
+    "texture_expert": 1,
+    "benchmark_scores": 1,
+}
 
 
 class KubernetesSettings(Config):
@@ -91,16 +112,7 @@ class KubernetesSettings(Config):
     )
     gpu_resource: str = Field("nvidia.com/gpu", description="Name under which nodes offer their accelerators.")
     gpus: dict[str, int] = Field(
-        {
-            "syncnet": 1,
-            "identity_encoder": 1,
-            "generator": 1,
-            "companion_pairs": 1,
-            "editor": 1,
-            "lip_expert": 1,
-            "texture_expert": 1,
-            "benchmark_scores": 1,
-        },
+        GPUS,
         description="Accelerators of the pod that makes an asset; 0 takes a default away.",
     )
     cpu: str = Field("4", description="CPUs that a step's pod asks for.")
@@ -303,7 +315,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
     "workstation": {
         "automation": {"retrain_after_hours": 1.0, "rest_seconds": 120.0, "look_seconds": 60},
         "media": {"crop_size": 256},
-        "processes": {"device": "cuda", "threads": 4},
+        "processes": {"device": "cuda", "threads": 4, "training_processes": 1},
         "clips_per_shard": 500,
         "phases": {
             "generator": {"steps": 8000, "batch_size": 32, "cells": None},
@@ -317,7 +329,14 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "flow": FULL_SCALE_FLOW,
         "pairs": {"sampling_steps": 4},
         "phases": FULL_SCALE_PHASES,
-        "processes": {"device": "cuda", "threads": 8, "parallel_runs": 8},
+        "processes": {
+            "device": "cuda",
+            "threads": 8,
+            "parallel_runs": 8,
+            "training_processes": 8,
+            "sharding": "sharded",
+        },
+        "kubernetes": {"gpus": {**GPUS, "generator": 8, "editor": 8}},
         "clips_per_shard": 2000,
     },
 }

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_code.files import write_json
+from model_code.training.parallel import filled_like, whole
 
 STATE = "state.json"
 
@@ -77,7 +78,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     flat = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            flat[f"{key}.{names[parameter]}"] = torch.as_tensor(value)
+            flat[f"{key}.{names[parameter]}"] = whole(torch.as_tensor(value))
     return flat
 
 
@@ -89,8 +90,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor],
             state = {key[: -len(suffix)]: value for key, value in flat.items() if key.endswith(suffix)}
             state = {key: value for key, value in state.items() if "." not in key}
             optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.clone().to(parameter.device)
-                for key, value in state.items()
+                key: value.clone() if key == "step" else filled_like(parameter, value) for key, value in state.items()
             }
 
 

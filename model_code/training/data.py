@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,14 @@ class Batch:
                 values[name] = values[name][..., top : top + side, left : left + side]
         return Batch(**{**values, "place": (top, left, rows, columns)})
 
+    def part(self, which: slice) -> Batch:
+        """Some of the windows."""
+        values = dict(vars(self))
+        for name, value in values.items():
+            if name != "place" and value is not None:
+                values[name] = value[which]
+        return Batch(**values)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {
@@ -288,19 +296,3 @@ class TrainingSet:
         names = [name for name in windows[0] if name != "_id" and all(name in window for window in windows)]
         tensors: dict[str, Any] = {name: torch.stack([window[name] for window in windows]) for name in names}
         return Batch(clip_ids=tuple(str(window["_id"]) for window in windows), **tensors)
-
-
-def encode_clips(
-    clips: Iterable[ClipSample],
-    encoder: ClipEncoder,
-    *,
-    masked: bool = True,
-    on_clip: Callable[[str], None] | None = None,
-) -> list[EncodedClip]:
-    """Encodes clips one after another; `on_clip` is told each clip's id."""
-    encoded = []
-    for clip in clips:
-        encoded.append(encoder.encode(clip, masked=masked))
-        if on_clip is not None:
-            on_clip(clip.clip_id)
-    return encoded

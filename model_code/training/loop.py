@@ -1,8 +1,8 @@
 """The training loop: AdamW, warm-up, EMA, guards, atomic checkpoints and exact resume.
 
 Everything random in step n is drawn from (seed, n), so a run that was killed and resumed makes the same
-updates as one that was not; on CPU the weights are bit-identical. Plain torch: `_update` is the one place
-where accelerate's `backward` and `clip_grad_norm_` would go.
+updates as one that was not; on CPU the weights are bit-identical. Several processes make the updates of one
+(see `parallel`): each draws the whole batch and trains on its part.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from model_code.training.checkpoint import (
     save_checkpoint,
 )
 from model_code.training.data import Batch, TrainingSet
+from model_code.training.parallel import ALONE, Team, fill, whole
 from model_code.training.phases import Phase, StepResult
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,10 @@ class Trainer:
         config: Budget and optimiser.
         folder: Where checkpoints go; None writes none.
         progress: Told (step, steps, means of the last logging interval).
+        team: The processes that train this model together.
+
+    Raises:
+        InputError: The batch cannot be shared out.
     """
 
     def __init__(
@@ -100,9 +105,12 @@ class Trainer:
         config: PhaseConfig,
         folder: Path | None = None,
         progress: Progress | None = None,
+        team: Team = ALONE,
     ) -> None:
+        team.check(config.batch_size)
         self.model, self.phase, self.data, self.config = model, phase, data, config
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.team = folder, progress, team
+        self.called = team.wrap(model)
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.names: dict[Tensor, str] = {value: name for name, value in self.parameters.items()}
         self.device = next(iter(self.parameters.values())).device
@@ -147,16 +155,15 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step."""
         assert self.folder is not None
-        save_checkpoint(
-            self.folder,
-            Checkpoint(
-                step=self.step,
-                weights={name: value.detach() for name, value in self.parameters.items()},
-                average=self.average,
-                optimizer=optimizer_tensors(self.optimizer, self.names),
-                state=vars(self.curves),
-            ),
+        checkpoint = Checkpoint(
+            step=self.step,
+            weights={name: whole(value.detach()) for name, value in self.parameters.items()},
+            average={name: whole(value) for name, value in self.average.items()},
+            optimizer=optimizer_tensors(self.optimizer, self.names),
+            state=vars(self.curves),
         )
+        if self.team.leads:
+            save_checkpoint(self.folder, checkpoint)
 
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self.folder) if self.folder is not None else None
@@ -164,8 +171,8 @@ class Trainer:
             return
         with torch.no_grad():
             for name, value in self.parameters.items():
-                value.copy_(checkpoint.weights[name])
-                self.average[name].copy_(checkpoint.average[name])
+                fill(value, checkpoint.weights[name])
+                fill(self.average[name], checkpoint.average[name])
         restore_optimizer(self.optimizer, checkpoint.optimizer, self.names)
         self.curves, self.step = Curves(**checkpoint.state), checkpoint.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
@@ -190,7 +197,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.device, config.precision):
-            result = self.phase.training_step(self.model, batch, generator)
+            result = self.phase.training_step(self.called, batch, generator, self.team.part)
         norm = self._update(result.loss)
         self._record(result, norm, rate)
         self.step += 1
@@ -198,7 +205,7 @@ class Trainer:
     def _update(self, loss: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
         if self._is_spike(norm):
             self.curves.skipped.append(self.step)
             recent = self.curves.skipped[-MAX_SKIPS:]
@@ -223,12 +230,13 @@ class Trainer:
 
     def _record(self, result: StepResult, norm: float, rate: float) -> None:
         if math.isfinite(norm):
+            parts = self.team.mean(torch.stack([value.detach().float() for value in result.parts.values()]))
             self.curves.pending.append(
                 {
-                    "parts": {name: float(value.detach()) for name, value in result.parts.items()},
+                    "parts": dict(zip(result.parts, parts.tolist(), strict=True)),
                     "norm": norm,
-                    "t": [float(value) for value in result.t],
-                    "losses": [float(value) for value in result.per_sample.detach()],
+                    "t": self.team.gather(result.t).tolist(),
+                    "losses": self.team.gather(result.per_sample.detach()).tolist(),
                 }
             )
         if (self.step + 1) % self.log_every and self.step + 1 < self.config.steps:

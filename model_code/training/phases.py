@@ -49,6 +49,11 @@ class ModelInputs:
     t: Tensor
     learned: Tensor
 
+    def part(self, which: slice) -> ModelInputs:
+        """Some of the samples."""
+        values: dict[str, Any] = {name: None if value is None else value[which] for name, value in vars(self).items()}
+        return ModelInputs(**values)
+
 
 @dataclass
 class StepResult:
@@ -72,7 +77,7 @@ class Critics:
 
 def takes_context(model: nn.Module) -> bool:
     """Whether the transformer has context channels."""
-    config: Any = model.config
+    config: Any = getattr(model, "module", model).config
     return bool(config["context_channels"])
 
 
@@ -155,25 +160,30 @@ class Phase:
             learned=learned,
         )
 
-    def from_own_estimates(
-        self, model: nn.Module, batch: Batch, inputs: ModelInputs, generator: torch.Generator
-    ) -> ModelInputs:
-        """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias)."""
-        chosen = _drop(generator, len(batch.target), self.config.own_estimates, batch.target.device)
+    def from_own_estimates(self, model: nn.Module, batch: Batch, inputs: ModelInputs) -> ModelInputs:
+        """The same inputs, the first samples as sampling will show them (against exposure bias).
+
+        They are noised from what the model makes of pure noise, with as little noise as sampling takes.
+        """
+        count = round(self.config.own_estimates * len(batch.target))
+        learned, noise = inputs.learned[:count], self.flow.noise_scale * inputs.noise[:count]
         known = inputs.latents[:, : inputs.latents.shape[1] - inputs.noisy.shape[1]]
-        latents = torch.cat([known, add_noise(batch.target, inputs.noise, inputs.learned)], dim=1)
+        latents = torch.cat([known[:count], add_noise(batch.target[:count], noise, learned)], dim=1)
+        audio = None if inputs.audio is None else inputs.audio[:count]
         with torch.no_grad():
-            estimate = model(latents, inputs.learned, inputs.reference, inputs.audio, place=batch.place)
-        own = (chosen[:, None] & inputs.learned.bool())[:, None, :, None, None]
-        clean = torch.where(own, estimate, batch.target)
-        noisy = add_noise(clean, inputs.noise, inputs.timestep)
+            estimate = model(latents, learned, inputs.reference[:count], audio, place=batch.place)
+        clean = torch.where(learned.bool()[:, None, :, None, None], estimate, batch.target[:count])
+        noisy = torch.cat([add_noise(clean, noise, inputs.timestep[:count]), inputs.noisy[count:]])
         return replace(inputs, latents=torch.cat([known, noisy], dim=1), noisy=noisy)
 
-    def training_step(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StepResult:
-        """One forward pass and its losses."""
-        inputs = self.inputs(batch, generator, with_context=takes_context(model))
+    def training_step(
+        self, model: nn.Module, batch: Batch, generator: torch.Generator, part: slice = slice(None)
+    ) -> StepResult:
+        """One forward pass and its losses, of a `part` of the batch where several processes share it."""
+        inputs = self.inputs(batch, generator, with_context=takes_context(model)).part(part)
+        batch = batch.part(part)
         if self.config.own_estimates:
-            inputs = self.from_own_estimates(model, batch, inputs, generator)
+            inputs = self.from_own_estimates(model, batch, inputs)
         raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, place=batch.place)
         weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
         per_sample = velocity_loss(
@@ -202,11 +212,13 @@ class Phase:
         return {}
 
     def decoded(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> Tensor:
-        """The window's first latent frames of the clipped estimate, decoded: (B, 3, 13, H, W)."""
+        """The window's first latent frames of the clipped estimate, motion frames the target's: (B, 3, 13, H, W)."""
         assert self.critics.codec is not None
-        predicted = to_velocity(raw.float(), inputs.noisy, inputs.t, self.flow.prediction)
+        # Not inputs.noisy: what was noised from an estimate is still judged against the target.
+        noisy = add_noise(batch.target, inputs.noise, inputs.timestep)
+        predicted = to_velocity(raw.float(), noisy, inputs.timestep, self.flow.prediction)
         velocity = velocity_target(batch.target, inputs.noise)
-        latents = clipped_estimate(batch.target, velocity, predicted, inputs.t, self.config.pixel_t_max)
+        latents = clipped_estimate(batch.target, velocity, predicted, inputs.timestep, self.config.pixel_t_max)
         return self.critics.codec.decode(latents[:, :, : self.config.pixel_latent_frames])
 
 

@@ -59,6 +59,12 @@ class WorkerConfig(Config):
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Told (what, done, total, numbers)."""
+
+
+def in_silence(what: str, done: int, total: int, numbers: dict[str, float]) -> None:
+    """The progress of a process that does not lead."""
+
+
 C = TypeVar("C", bound=WorkerConfig)
 Work = Callable[[C, Progress], dict[str, Any]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pydantic import Field
 
 from model_code import base
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
-from model_code.config import FlowConfig, MediaConfig, PhaseConfig, TransformerConfig
+from model_code.config import FlowConfig, MediaConfig, PhaseConfig, Sharding, TransformerConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import sigmas
@@ -28,18 +29,20 @@ from model_code.dubbing.model import load_transformer, save_expert, save_transfo
 from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder
 from model_code.files import write_json
+from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard
 from model_code.metrics.syncnet import SyncNet
-from model_code.pairs.pair import read_pairs
+from model_code.pairs.pair import Pair, read_pairs
 from model_code.seeding import seed_for
 from model_code.training.checkpoint import remove_checkpoints
-from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, encode_clips, to_frames
+from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, to_frames
 from model_code.training.loop import Trainer
 from model_code.training.losses import video_distance
+from model_code.training.parallel import ALONE, Team, in_one_piece, team
 from model_code.training.phases import Critics, Phase, make_phase, takes_context
 from model_code.workers.clips import training_clips
 from model_code.workers.pictures import contact_sheet, loss_curves
-from model_code.workers.run import Progress, WorkerConfig, main
+from model_code.workers.run import Progress, WorkerConfig, in_silence, main
 
 logger = logging.getLogger(__name__)
 EXPERTS = ("lip", "texture")
@@ -59,22 +62,38 @@ class TrainConfig(WorkerConfig):
     init: Path | None = Field(None, description="Output of the phase before; None: the shipped prior.")
     syncnet: Path | None = Field(None, description="Teacher of the lip phase.")
     identity: Path | None = Field(None, description="Teacher of the texture phase.")
+    processes: int = Field(1, ge=1, description="How many train together, one a core or accelerator.")
+    sharding: Sharding = Field("replicated", description="sharded: each holds only its part of the weights (FSDP).")
 
 
 def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Encodes the data, trains, saves and shows samples."""
-    device, name = torch.device(config.device), config.phase.phase
+    with team(config.processes, config.sharding, config.device, train, config) as own:
+        return train(config, own, progress)
+
+
+def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silence) -> dict[str, Any]:
+    """What each of the processes does; the one that leads writes and gives the result."""
+    name, device = config.phase.phase, own.device(config.device)
     codec = base.load("codec").requires_grad_(False).to(device)
-    torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
-    model = start(config, codec.latent_channels)
-    torch.nn.Module.to(model, config.device)
-    fill = model.config["context_fill"]
-    clips = encode(config, ClipEncoder(codec, base.load("audio_encoder"), fill, config.latents, device), progress)
-    data = TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
+
+    def build() -> DubbingTransformer:
+        model = start(config, codec.latent_channels)
+        torch.nn.Module.to(model, device)
+        return model
+
+    model = build()
+    encoder = ClipEncoder(codec, base.load("audio_encoder"), model.config["context_fill"], config.latents, device)
+    data = TrainingSet(
+        encode(config, encoder, own, progress), config.phase.clip_frames, int(model.config["audio_window"])
+    )
     phase = make_phase(config.phase, config.flow, critics(config, codec, device))
     checkpoints = config.work / "checkpoints"
-    trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name))
+    trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name), own)
     curves = trainer.run()
+    model = in_one_piece(model, build).eval()
+    if not own.leads:
+        return {}
     write_json(config.output / "curves.json", curves.rows)
     loss_curves(curves.rows, config.output / "loss.png")
     contact_sheet(samples(model, phase, data), config.output / "samples.png")
@@ -90,6 +109,7 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
             "steps": config.phase.steps,
             "clips": len(data),
             "trained_parameters": trained,
+            "processes": own.size,
             "skipped_updates": len(curves.skipped),
         },
         "curves": [{key: value for key, value in row.items() if key != "bins"} for row in curves.rows],
@@ -97,24 +117,32 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
-def encode(config: TrainConfig, encoder: ClipEncoder, progress: Progress) -> list[EncodedClip]:
-    """The generator's clips or the others' pairs, as latents.
+def encode(config: TrainConfig, encoder: ClipEncoder, own: Team, progress: Progress) -> list[EncodedClip]:
+    """The generator's clips or the others' pairs, as latents; each process makes its part, and then reads all.
 
     Raises:
         InputError: There is nothing to learn from.
     """
+    sources: Sequence[ClipSample | Pair]
     if config.phase.phase in ("base", "generator"):
         sources = training_clips(config.shards)
-        done = iter(range(1, len(sources) + 1))
-        return encode_clips(sources, encoder, on_clip=lambda _: progress("encode", next(done), len(sources), {}))
-    pairs = read_pairs([Shard(folder) for folder in config.pairs])
-    if not pairs:
-        raise InputError(f"no accepted pair in {len(config.pairs)} shards", "see the pair gate's reasons")
+    else:
+        sources = read_pairs([Shard(folder) for folder in config.pairs])
+        if not sources:
+            raise InputError(f"no accepted pair in {len(config.pairs)} shards", "see the pair gate's reasons")
+
+    def one(source: ClipSample | Pair) -> EncodedClip:
+        if isinstance(source, Pair):
+            return encoder.encode(source.target, source.companion, masked=False)
+        return encoder.encode(source, masked=True)
+
+    part = sources[own.part]
     encoded = []
-    for index, pair in enumerate(pairs):
-        encoded.append(encoder.encode(pair.target, pair.companion, masked=False))
-        progress("encode", index + 1, len(pairs), {})
-    return encoded
+    for source in part:
+        encoded.append(one(source))
+        progress("encode", len(encoded), len(part), {})
+    own.wait()
+    return encoded if own.size == 1 else [one(source) for source in sources]
 
 
 def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
@@ -124,6 +152,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
         InputError: A phase after the generator without `init`.
     """
     name = config.phase.phase
+    torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
     if name in ("base", "generator"):
         return _generator(config, latent_channels)
     if config.init is None:

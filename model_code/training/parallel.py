@@ -1,0 +1,230 @@
+"""Several processes that train one model, each with its share of every batch.
+
+`replicated`: every process holds the weights, and gradients are averaged (DDP). `sharded`: each holds only its part of
+weights, gradients and moments (FSDP). Torch's own, not accelerate's: that one refuses FSDP on CPUs, where it could be
+tested anywhere. For small models two processes with a thread each beat one with two threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from model_code.config import Sharding
+from model_code.errors import InputError
+from model_code.lifetime import die_with_parent
+
+PATIENCE = timedelta(days=1)
+"""How long one process waits for another that lives; a dead one is noticed at once."""
+
+PARTING = 10.0
+"""Seconds that the others have to end when one has failed."""
+
+A = TypeVar("A")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's place among those that train together; alone by default.
+
+    Attributes:
+        rank: 0 leads: it writes and reports.
+        size: How many train.
+        sharding: Whether they share the weights out.
+    """
+
+    rank: int = 0
+    size: int = 1
+    sharding: Sharding = "replicated"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    @property
+    def part(self) -> slice:
+        """This process's samples of a batch."""
+        return slice(self.rank, None, self.size)
+
+    def device(self, kind: str) -> torch.device:
+        """Where this process trains: `cuda` means the accelerator of its number."""
+        return torch.device(kind, self.rank) if kind == "cuda" else torch.device(kind)
+
+    def check(self, batch_size: int) -> None:
+        """Raises `InputError` if a batch cannot be shared out evenly: its mean would not be the samples' mean."""
+        if batch_size % self.size:
+            raise InputError(
+                f"a batch of {batch_size} for {self.size} processes", "make batch_size a multiple of the processes"
+            )
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What to call in `model`'s place in training; sharding changes `model` itself."""
+        if self.size == 1:
+            return model
+        device = next(model.parameters()).device
+        if self.sharding == "replicated":
+            # Parts sit out steps: no sound in silent ones.
+            return DistributedDataParallel(
+                model, device_ids=None if device.type == "cpu" else [device], find_unused_parameters=True
+            )
+        mesh = init_device_mesh(device.type, (self.size,))
+        for block in getattr(model, "blocks", ()):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The processes' mean."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """A batch's values (B,) from every process's part of them."""
+        if self.size == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.stack(parts, 1).flatten()
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be shared out, in one piece; every process must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def filled_like(target: Tensor, values: Tensor) -> Tensor:
+    """A copy of whole `values` where and as `target` is: shared out if it is."""
+    values = values.to(target.device, copy=True)
+    if isinstance(target, DTensor):
+        return distribute_tensor(values, target.device_mesh, target.placements)
+    return values
+
+
+def fill(target: Tensor, values: Tensor) -> None:
+    """Writes whole `values` into a tensor that may be shared out."""
+    target.copy_(filled_like(target, values))
+
+
+def in_one_piece(model: M, build: Callable[[], M]) -> M:
+    """A model that may be shared out as one that is not, its values in what `build` makes; every process must ask."""
+    state: dict[str, Any] = model.state_dict()
+    if not any(isinstance(value, DTensor) for value in state.values()):
+        return model
+    state = {name: whole(value) for name, value in state.items()}
+    plain = build()
+    plain.load_state_dict(state)
+    return plain
+
+
+ALONE = Team()
+
+
+@contextmanager
+def team(size: int, sharding: Sharding, device: str, work: Callable[[A, Team], Any], argument: A) -> Iterator[Team]:
+    """Starts the other processes, which do `work(argument, team)`, and gives this one's place.
+
+    They end with this process, and it fails with them.
+
+    Args:
+        size: How many processes train, this one included.
+        sharding: Whether they share the weights out.
+        device: `cuda` gives each an accelerator of its own.
+        work: What the others do; importable by name.
+        argument: Its first argument.
+
+    Raises:
+        InputError: There are fewer accelerators.
+        RuntimeError: Another process failed or was killed.
+    """
+    if device == "cuda" and size > torch.cuda.device_count():
+        raise InputError(
+            f"{size} training processes for {torch.cuda.device_count()} accelerators",
+            "lower processes.training_processes; on Kubernetes, raise the asset's number in kubernetes.gpus instead",
+        )
+    if size == 1:
+        yield ALONE
+        return
+    folder = Path(tempfile.mkdtemp(prefix="xdub-team-"))
+    members = [Team(rank, size, sharding) for rank in range(size)]
+    others = [_start(_join, work, argument, member, device, folder) for member in members[1:]]
+    try:
+        with _joined(members[0], device, folder, lambda: _check(others)):
+            yield members[0]
+        for other in others:
+            other.join()
+    except RuntimeError:
+        # A lost connection does not say why; the process that was lost may.
+        for other in others:
+            other.join(PARTING)
+        _check(others)
+        raise
+    finally:
+        for other in others:
+            other.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    _check(others)
+
+
+def _start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
+    process = get_context("spawn").Process(target=function, args=(os.getpid(), *arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _join(parent: int, work: Callable[[A, Team], Any], argument: A, own: Team, device: str, folder: Path) -> None:
+    """What another process does from beginning to end."""
+    die_with_parent(parent)
+    torch.set_num_threads(1)
+    with _joined(own, device, folder, lambda: None):
+        work(argument, own)
+
+
+@contextmanager
+def _joined(own: Team, device: str, folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """A member of the process group; `check` raises if the others are not going to come."""
+    store = dist.FileStore(str(folder / "store"), own.size)
+    store.set(f"here {own.rank}", "yes")
+    while not store.check([f"here {rank}" for rank in range(own.size)]):
+        check()
+        time.sleep(0.05)
+    if device == "cuda":
+        torch.cuda.set_device(own.device(device))
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _check(others: Sequence[SpawnProcess]) -> None:
+    for rank, other in enumerate(others, 1):
+        if other.exitcode:
+            raise RuntimeError(f"training process {rank} of {len(others) + 1} ended with status {other.exitcode}")
