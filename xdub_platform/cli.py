@@ -157,12 +157,15 @@ def dub(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the dubbed mp4 goes.")],
     version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
+    speaker: Annotated[
+        int | None, typer.Option(min=1, help="Which face, counted from the left in every shot; none: the largest.")
+    ] = None,
     profile: Profile = None,
 ) -> None:
     """Dub VIDEO to the speech in AUDIO with the registered model."""
     from xdub_platform.dubbing import dub_with_registered
 
-    told = dub_with_registered(_settings(profile), video, audio, output, version, seed)
+    told = dub_with_registered(_settings(profile), video, audio, output, version, seed, speaker)
     for line in told:
         typer.echo(line)
 

@@ -76,6 +76,7 @@ class RegisteredDubber:
         output: Path,
         *,
         seed: int = 0,
+        speaker: int | None = None,
         progress: Progress | None = None,
         limits: Mapping[str, Any] | None = None,
     ) -> DubReport:
@@ -86,11 +87,12 @@ class RegisteredDubber:
             audio: The new speech.
             output: The mp4 to write.
             seed: Of the noise.
+            speaker: Which face, counted from the left; None: the largest.
             progress: Told (stage, done, in all) at every frame and window; what it raises ends the dub.
             limits: Fields of `MediaConfig` that are narrower here.
 
         Raises:
-            InputError: Files that cannot be used, or no face in any frame.
+            InputError: Files that cannot be used, or no such face in any frame.
         """
         from model_code.dubbing.dub import dub_file
 
@@ -103,6 +105,7 @@ class RegisteredDubber:
             self._media.model_copy(update=dict(limits or {})),
             version=self.version,
             seed=seed,
+            speaker=speaker,
             progress=progress,
         )
 
@@ -124,7 +127,7 @@ class _Windows:
 
 
 def dub_with_registered(
-    settings: Settings, video: Path, audio: Path, output: Path, version: str, seed: int
+    settings: Settings, video: Path, audio: Path, output: Path, version: str, seed: int, speaker: int | None
 ) -> list[str]:
     """Dubs a file; returns lines for the user."""
     from rich.console import Console
@@ -140,7 +143,7 @@ def dub_with_registered(
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        report = dubber.dub(video, audio, output, seed=seed, progress=show)
+        report = dubber.dub(video, audio, output, seed=seed, speaker=speaker, progress=show)
     return [*report.notes, f"{output}: {report.seconds:.2f} s, model version {dubber.version}"]
 
 

@@ -58,7 +58,7 @@ class DubReport:
         frames: Frames written, at 25 a second.
         seconds: Their length.
         dubbed: Frames whose face was dubbed; the others are left as they were.
-        faces: Most faces seen at once; the largest was dubbed.
+        faces: Most faces seen at once; one was dubbed.
         shots: Shots in the part of the video that was used.
         notes: Lines for the user: what was cut, extended, left alone.
     """
@@ -110,9 +110,10 @@ def dub_file(
     *,
     version: str = "unregistered",
     seed: int = 0,
+    speaker: int | None = None,
     progress: Progress | None = None,
 ) -> DubReport:
-    """Writes `video` with its largest face speaking `audio`.
+    """Writes `video` with one of its faces speaking `audio`.
 
     The output lasts as long as the audio: a longer video is cut, a shorter one runs back and forth. Frames without a
     face are left alone. Nothing but the face's surroundings changes before encoding.
@@ -126,17 +127,19 @@ def dub_file(
         config: Rates and limits.
         version: Model version for the output's metadata, which says that it is synthetic.
         seed: Of the model's noise.
+        speaker: Which face, counted from the left in every shot; a shot that never shows so many is left alone.
+            None: the largest.
         progress: Told (stage, done, in all); what it raises ends the dub and leaves nothing.
 
     Raises:
-        InputError: Files that cannot be used, or no face in any frame.
+        InputError: Files that cannot be used, or no such face in any frame.
     """
     config = config or MediaConfig()
     out = Path(out)
     if not out.parent.is_dir():
         raise InputError(f"the folder '{out.parent}' of the output does not exist", "create it")
     samples = read_audio(audio, config)
-    plan, n_source = plan_dub(video, samples, model, landmarker, config, seed, progress)
+    plan, n_source = plan_dub(video, samples, model, landmarker, config, seed, speaker, progress)
     count = len(plan.source)
     comment = f"Synthetic: the mouth was dubbed to other speech by xdub_platform, model xdub-dubber {version}"
     with tempfile.TemporaryDirectory(prefix=".xdub-", dir=out.parent) as folder:
@@ -145,9 +148,8 @@ def dub_file(
         write_video(silent, shown, config.fps, crf=CRF)
         _mux(silent, Path(audio), done, comment)
         done.replace(out)
-    return DubReport(
-        count, count / config.fps, int(plan.dubbed.sum()), plan.faces, plan.shots, tuple(_notes(plan, n_source, config))
-    )
+    notes = tuple(_notes(plan, n_source, config, speaker))
+    return DubReport(count, count / config.fps, int(plan.dubbed.sum()), plan.faces, plan.shots, notes)
 
 
 def plan_dub(
@@ -157,6 +159,7 @@ def plan_dub(
     landmarker: Landmarker,
     config: MediaConfig,
     seed: int = 0,
+    speaker: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[DubPlan, int]:
     """First pass: follows the face and dubs its crops. Returns the plan and the number of source frames seen."""
@@ -171,12 +174,15 @@ def plan_dub(
     faces = 0
     frames = _told(stream_video(video, config), used, "follow the face", progress)
     for start, end in pairwise([0, *cuts, used]):
-        track = Follower(FaceFinder(landmarker), config.crop_scale).follow(_first(frames, end - start))
+        track = Follower(FaceFinder(landmarker), config.crop_scale, speaker=speaker).follow(_first(frames, end - start))
         if track is not None:
             landmarks[start:end], boxes[start:end], found[start:end] = track.landmarks, track.boxes, track.found
             faces = max(faces, track.faces)
     if not found.any():
-        raise InputError(f"no face was found in '{Path(video).name}'", "give a video with a face in view")
+        name = Path(video).name
+        if (speaker or 1) > 1:
+            raise InputError(f"'{name}' never shows {speaker} faces at once", "give the speaker a lower number")
+        raise InputError(f"no face was found in '{name}'", "give a video with a face in view")
     crops = np.zeros((used, size, size, 3), np.uint8)
     for index, frame in enumerate(_first(stream_video(video, config), used)):
         if found[index]:
@@ -208,17 +214,18 @@ def pasted(video: str | Path, plan: DubPlan, config: MediaConfig) -> Iterator[Yu
             yield frame
 
 
-def _notes(plan: DubPlan, n_source: int, config: MediaConfig) -> Iterator[str]:
+def _notes(plan: DubPlan, n_source: int, config: MediaConfig, speaker: int | None) -> Iterator[str]:
     count, used = len(plan.source), len(plan.boxes)
     if n_source > count:
         yield f"the video is longer than the audio: cut to {count / config.fps:.2f} s"
     elif used < count:
         yield f"the video ({used / config.fps:.2f} s) is shorter than the audio: it runs back and forth"
     if plan.faces > 1:
-        yield f"{plan.faces} faces: the largest was dubbed"
+        which = "the largest" if speaker is None else f"number {speaker} from the left"
+        yield f"{plan.faces} faces: {which} was dubbed"
     missing = count - int(plan.dubbed.sum())
     if missing:
-        yield f"{missing} of {count} frames show no face and were left as they are"
+        yield f"{missing} of {count} frames do not show the face and were left as they are"
 
 
 def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_code.faces.detect import FaceFinder
+from model_code.faces.detect import Face, FaceFinder
 from model_code.faces.track import crop_boxes, face_box
 from model_code.media.yuv import YuvFrame
 
@@ -23,7 +23,7 @@ class Track:
         landmarks: (T, 68, 2) in pixels of the frame; where no face was found, those of the nearest frame with one.
         confidence: (T,) 0..1, 0 where no face was found.
         boxes: (T, 4) steady crop boxes in pixels of the frame (`crop_boxes`).
-        faces: Most faces seen in one frame; the largest is followed.
+        faces: Most faces seen in one frame; one is followed.
     """
 
     landmarks: F32
@@ -38,7 +38,7 @@ class Track:
 
 
 class Follower:
-    """Follows the largest face of a shot, a few frames at a time, from frames in 4:2:0.
+    """Follows one face of a shot, a few frames at a time, from frames in 4:2:0.
 
     Every `step`-th frame is looked at, `chunk` of them in one batch from the last known box. What fails is looked at
     again frame by frame, and where the face is lost the whole frame is searched.
@@ -48,13 +48,18 @@ class Follower:
         crop_scale: Of the track's crop boxes, as in `crop_boxes`.
         step: Frames between looks; the landmarks between are interpolated.
         chunk: Looks in a batch.
+        speaker: Which face, counted from the left where that many are first seen; once lost it is looked for where it
+            was. None: the largest.
     """
 
-    def __init__(self, finder: FaceFinder, crop_scale: float, step: int = 3, chunk: int = 4) -> None:
+    def __init__(
+        self, finder: FaceFinder, crop_scale: float, step: int = 3, chunk: int = 4, speaker: int | None = None
+    ) -> None:
         self.finder = finder
         self.crop_scale = crop_scale
         self.step = step
         self.chunk = chunk
+        self.speaker = speaker
 
     def follow(self, frames: Iterable[YuvFrame]) -> Track | None:
         """Tracks through a shot; None if no frame shows a face."""
@@ -101,22 +106,34 @@ class Follower:
                     state.box = face_box(landmarks)[0]
                     return landmarks[0], float(confidence[0])
                 box = face_box(landmarks)[0]
-            state.box, state.patience = None, 0
+            state.lost, state.box, state.patience = state.box, None, 0
         if state.patience > 0:
             state.patience -= 1
             return None
         faces = self.finder.find(frame)
         state.faces = max(state.faces, len(faces))
-        if not faces:
+        face = self._chosen(faces, state.lost)
+        if face is None:
             state.patience = 2
             return None
-        state.box = faces[0].box
-        return faces[0].landmarks, faces[0].confidence
+        state.box = face.box
+        return face.landmarks, face.confidence
+
+    def _chosen(self, faces: Sequence[Face], lost: F32 | None) -> Face | None:
+        """The one to follow among a frame's faces, the largest first; `lost` is where it was last seen."""
+        if self.speaker is None:
+            return faces[0] if faces else None
+        if lost is not None:
+            near = [face for face in faces if _away(face.box, lost) < face.side]
+            return min(near, key=lambda face: _away(face.box, lost), default=None)
+        from_left = sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+        return from_left[self.speaker - 1] if len(from_left) >= self.speaker else None
 
 
 @dataclass
 class _State:
     box: F32 | None = None
+    lost: F32 | None = None
     faces: int = 0
     patience: int = 0  # looks to let pass before the next search of a whole frame
 
@@ -125,8 +142,12 @@ def _holds(box: F32, landmarks: F32, confidence: float) -> bool:
     """Whether the landmarks found in a box are those of a face that still fills it."""
     found = face_box(landmarks[None])[0]
     side, new = float(box[2] - box[0]), float(found[2] - found[0])
-    away = float(np.abs((found[:2] + found[2:]) - (box[:2] + box[2:])).max()) / 2
-    return confidence >= 0.3 and away < 0.22 * side and 0.7 * side < new < 1.4 * side
+    return confidence >= 0.3 and _away(found, box) < 0.22 * side and 0.7 * side < new < 1.4 * side
+
+
+def _away(one: F32, other: F32) -> float:
+    """How far apart the middles of two boxes are, in the direction in which they are farther."""
+    return float(np.abs((one[:2] + one[2:]) - (other[:2] + other[2:])).max()) / 2
 
 
 def _interpolated(looks: list[tuple[int, F32, float]], count: int, step: int, faces: int, scale: float) -> Track:

@@ -148,20 +148,43 @@ def test_turned_odd_and_oddly_named(clip: Path, landmarker: Landmarker, tmp_path
     assert read_video(out).frames.shape == (25, 232, 256, 3)
 
 
-def test_two_faces_the_largest_and_it_says_so(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
-    small, large = read_video(clip).frames[:30], []
-    for frame in small:
-        wide = np.full((256, 512, 3), frame[2, 2], np.uint8)
-        wide[:, 230:486] = frame
-        wide[60:204, 20:164] = cv2.resize(frame, (144, 144), interpolation=cv2.INTER_AREA)
-        large.append(wide)
-    write_video(tmp_path / "two.mp4", np.stack(large), crf=12)
-    samples = read_audio(_wav(tmp_path / "a.wav", 1.0))
-    plan, _ = plan_dub(tmp_path / "two.mp4", samples, PaintedMouth(), landmarker, CONFIG)
+@pytest.fixture
+def two(clip: Path, tmp_path: Path) -> Path:
+    """A small face on the left and a large one on the right, which goes away for 12 of the 40 frames."""
+    wide = []
+    for index, frame in enumerate(read_video(clip).frames[:40]):
+        both = np.full((256, 512, 3), frame[2, 2], np.uint8)
+        both[60:204, 20:164] = cv2.resize(frame, (144, 144), interpolation=cv2.INTER_AREA)
+        if not 14 <= index < 26:
+            both[:, 230:486] = frame
+        wide.append(both)
+    write_video(tmp_path / "two.mp4", np.stack(wide), crf=12)
+    return tmp_path / "two.mp4"
+
+
+def test_two_faces_the_largest_and_it_says_so(two: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    samples = read_audio(_wav(tmp_path / "a.wav", 0.5))
+    plan, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG)
     assert plan.faces == 2
     assert (plan.boxes[:, 0] > 230).all()
-    report = dub_file(tmp_path / "two.mp4", tmp_path / "a.wav", tmp_path / "o.mp4", PaintedMouth(), landmarker)
+    report = dub_file(two, tmp_path / "a.wav", tmp_path / "o.mp4", PaintedMouth(), landmarker)
     assert "2 faces: the largest was dubbed" in report.notes
+
+
+def test_the_speaker_is_the_face_that_is_named(two: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    samples = read_audio(_wav(tmp_path / "a.wav", 1.6))
+    left, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=1)
+    assert left.dubbed.all()
+    assert (left.boxes[:, 2] < 230).all()
+    right, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=2)
+    assert (right.boxes[right.dubbed, 0] > 230).all()  # never the other face, which is all there is for a while
+    assert right.dubbed[:13].all()
+    assert not right.dubbed[17:24].any()
+    assert right.dubbed[35:].all()
+    report = dub_file(two, tmp_path / "a.wav", tmp_path / "o.mp4", PaintedMouth(), landmarker, speaker=1)
+    assert "2 faces: number 1 from the left was dubbed" in report.notes
+    with pytest.raises(InputError, match="never shows 3 faces at once"):
+        plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=3)
 
 
 def test_frames_without_a_face_are_left_alone(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
