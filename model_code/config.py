@@ -103,7 +103,8 @@ class TransformerConfig(Config):
     )
     residual: bool = Field(
         True,
-        description="Prediction = what is known of the same frames (masked video, companion) + head output; x only. "
+        description="Prediction = what is known of the same frames (masked video, companion), corrected by the noisy "
+        "latents as far as their noise lets one trust them, + head output; x only. "
         "The editor keeps the generator's context channels: its companion comes through them and as tokens.",
         json_schema_extra=deviation(
             "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
@@ -125,12 +126,15 @@ class TransformerConfig(Config):
             "one-step lip error at t = 1, editing: 750 steps of convolutions alone 49.7, 8500 of the transformer 47.2",
         ),
     )
-    precondition: bool = Field(
-        True,
-        description="Noisy latents enter as the best linear estimate of clean ones, (1-t) z / ((1-t)^2 + t^2).",
+    precondition: float = Field(
+        0.1,
+        ge=0,
+        description="Noisy latents enter as the best linear estimate of clean ones, (1-t) z / ((1-t)^2 + (s t)^2), for "
+        "noise of this standard deviation s (`flow.noise_scale`); 0: as they are.",
         json_schema_extra=deviation(
             "z as it is",
-            "a tiny model spends its width on telling noise from signal; at t = 1 it now sees no noise at all",
+            "a tiny model spends its width on telling noise from signal; at t = 1 it now sees no noise at all, and "
+            "later steps keep what the first one knew",
             "one-step lip error at t = 1, editing, 100 steps from the same weights: 33.7 with, 38.2 without",
         ),
     )
@@ -154,9 +158,9 @@ class FlowConfig(Config):
         5,
         json_schema_extra=deviation(
             "50",
-            "two CPU cores; and a weak model's later steps give back some of the companion's mouth",
-            "base as editor, 10 held-out heads: 7 steps at shift 1 opening 0.59, leak 0.41, lips +1.4 dB; 5 at 0.6 "
-            "0.60, 0.42, +1.5 dB; one step without guidance 0.57, 0.37, +2.8 dB",
+            "two CPU cores; and a weak model's first step says nearly all that it knows",
+            "base as editor, 12 held-out heads: 7 steps at shift 1 opening 0.61, leak 0.36, lips +2.3 dB; 5 at 0.6 0.63, "
+            "0.35, +2.4 dB; one 0.62, 0.37, +2.4 dB",
         ),
     )
     sampling_shift: float = Field(
@@ -166,31 +170,33 @@ class FlowConfig(Config):
         ),
     )
     noise_scale: float = Field(
-        0.25,
+        0.1,
         gt=0,
         le=1,
-        description="What sampling's noise is multiplied by: a temperature.",
+        description="Standard deviation of the noise eps, in training and in sampling.",
         json_schema_extra=deviation(
             "1",
-            "a weak model takes some of the noise for texture: the lower face turns grainy",
-            "the demo's 8 clips, 1, 0.5 and 0.25: opening 0.74, 0.75 and 0.75, leak 0.43, 0.47 and 0.47, lips +0.55, "
-            "+0.95 and +1.03 dB; at 0.25 no grain is seen",
+            "a weak model's first estimate has a soft mouth; through strong noise its later steps cannot tell it from "
+            "a true one, and take the companion's",
+            "base as editor, 12 held-out heads, five steps against the first alone: with 1 opening 0.58 against 0.65, leak "
+            "0.50 against 0.25 (guided by 2); with 0.1 and 6150 more training steps opening 0.63 against 0.62, leak 0.35 "
+            "against 0.37, lips +2.4 dB both (guided by 1.5)",
         ),
     )
     reference_guidance: float = Field(
         1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
     )
     audio_guidance: float = Field(
-        2.0,
+        1.5,
         json_schema_extra=deviation(
             "10 s^1.5 (release)",
             "set by measurement on the base",
-            "base as editor, 10 held-out heads: 1, 1.5, 2 and 3 give opening 0.42, 0.55, 0.60 and 0.65, leak 0.59, "
-            "0.49, 0.42 and 0.32, lips +2.0, +1.8, +1.5 and +0.7 dB",
+            "base as editor, 12 held-out heads: 1, 1.5 and 2 give opening 0.56, 0.63 and 0.65, leak 0.43, 0.35 and 0.30, "
+            "lips +2.6, +2.4 and +2.0 dB",
         ),
     )
     guidance_from: float = Field(
-        0.7,
+        0.9,
         description="Times below are not guided: the mouth stands by then, and a guided step costs twice.",
         json_schema_extra=deviation("every step", "two CPU cores"),
     )
@@ -261,8 +267,8 @@ class PhaseConfig(Config):
         description="Share of samples that are noised from the model's own estimate at t = 1; prediction x only.",
         json_schema_extra=deviation(
             "0",
-            "0.5 for base and editor: a weak model's first estimate has a soft mouth, which its later steps, used to "
-            "true ones, make the companion's; trained on its estimates it listens there too",
+            "0.5 for the base, 1 for editor and experts: a weak model's first estimate has a soft mouth, which is what "
+            "its later steps have to improve; true ones, a little noised, leave nothing to learn",
             "base, 750 steps on, five unguided steps on 10 held-out heads: opening 0.38 to 0.42, lips +1.8 to +2.0 dB",
         ),
     )
@@ -351,17 +357,17 @@ class PretrainConfig(Config):
     identity_judge_steps: int = 700
     prior: PhaseConfig = PhaseConfig(
         phase="base",
-        steps=4100,
+        steps=3400,
         batch_size=16,
         lip_weight=6.0,
-        learning_rate=1e-3,
+        learning_rate=6e-4,
         warmup_steps=50,
-        token_context=0.6,
+        token_context=0.75,
         own_estimates=0.5,
         cells=8,
         whole_from=0.95,
         uniform_times=True,
-        shift=3.0,
+        shift=8.0,
         ema_decay=0.998,
         checkpoint_every=250,
     )

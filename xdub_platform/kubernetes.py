@@ -26,6 +26,7 @@ USER_ID = 10001
 """The images' user; a file system group of the same number makes volumes writable for it."""
 KEPT_SECONDS = 24 * 3600
 """How long a finished job's pod can be looked at."""
+SHARED_MEMORY = "shared-memory"
 LOOK_EVERY = 2.0
 TAINT_TOLERATED = {"operator": "Exists", "effect": "NoSchedule"}
 
@@ -80,12 +81,12 @@ def gpu_tags(asset: str, settings: Settings) -> dict[str, Any]:
     count = cluster.gpus.get(asset, 0) if settings.processes.launcher == "kubernetes" else 0
     if not count:
         return {}
-    return {
-        CONFIG_TAG: {
-            "container_config": {"resources": {"limits": {cluster.gpu_resource: str(count)}}},
-            "pod_spec_config": {"tolerations": [{"key": cluster.gpu_resource, **TAINT_TOLERATED}]},
-        }
-    }
+    container: dict[str, Any] = {"resources": {"limits": {cluster.gpu_resource: str(count)}}}
+    pod: dict[str, Any] = {"tolerations": [{"key": cluster.gpu_resource, **TAINT_TOLERATED}]}
+    if count > 1:  # what they exchange goes through shared memory, of which a pod has 64 MB
+        container["volume_mounts"] = [{"name": SHARED_MEMORY, "mount_path": "/dev/shm"}]
+        pod["volumes"] = [{"name": SHARED_MEMORY, "empty_dir": {"medium": "Memory"}}]
+    return {CONFIG_TAG: {"container_config": container, "pod_spec_config": pod}}
 
 
 def with_gpu_tags(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:

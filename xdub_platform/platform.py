@@ -61,6 +61,6 @@ def build_platform(settings: Settings) -> Platform:
         workers=Workers(
             work_root=str(settings.path("work")),
             threads=settings.processes.threads,
-            training_processes=settings.processes.training_processes,
+            training_processes=settings.processes.team_size,
         ),
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -73,11 +73,11 @@ class ProcessSettings(Config):
     """How workers are started."""
 
     threads: int = Field(1, ge=1, description="OMP threads of a process.")
-    training_processes: int = Field(
-        2,
+    training_processes: int | None = Field(
+        None,
         ge=1,
         description="Processes that train one model together, and that scoring may use; on cuda each takes an "
-        "accelerator of its own.",
+        "accelerator of its own. None: two on cpu, one on cuda.",
     )
     sharding: Sharding = Field(
         "replicated", description="replicated: each has the weights (DDP); sharded: only its part of them (FSDP)."
@@ -88,7 +88,14 @@ class ProcessSettings(Config):
         "local", description="Where a run's steps go: processes beside it, or pods of a cluster (`kubernetes`)."
     )
 
+    @property
+    def team_size(self) -> int:
+        """How many processes train one model together."""
+        return self.training_processes or (2 if self.device == "cpu" else 1)
 
+
+TRAINED_TOGETHER = frozenset({"generator", "editor"})
+"""Assets that `training_processes` processes train together; the rest take one."""
 GPUS = {
     "syncnet": 1,
     "identity_encoder": 1,
@@ -243,16 +250,17 @@ class PhasesSettings(Config):
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=150, batch_size=16, cells=8, whole_from=0.93, learning_rate=5e-4, own_estimates=0.5
+        phase="editor", steps=150, batch_size=16, cells=8, whole_from=0.93, learning_rate=2e-4, own_estimates=1.0
     )
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=18, shift=1.5, learning_rate=2e-4, sync_weight=0.05, lora=LoraConfig()
+        phase="lip", steps=18, shift=1.5, learning_rate=2e-4, own_estimates=1.0, sync_weight=0.05, lora=LoraConfig()
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
         steps=18,
         shift=0.2,
         learning_rate=2e-4,
+        own_estimates=1.0,
         identity_weight=0.05,
         perceptual_weight=0.05,
         silence_probability=0.5,
@@ -315,7 +323,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
     "workstation": {
         "automation": {"retrain_after_hours": 1.0, "rest_seconds": 120.0, "look_seconds": 60},
         "media": {"crop_size": 256},
-        "processes": {"device": "cuda", "threads": 4, "training_processes": 1},
+        "processes": {"device": "cuda", "threads": 4},
         "clips_per_shard": 500,
         "phases": {
             "generator": {"steps": 8000, "batch_size": 32, "cells": None},
@@ -336,7 +344,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
             "training_processes": 8,
             "sharding": "sharded",
         },
-        "kubernetes": {"gpus": {**GPUS, "generator": 8, "editor": 8}},
+        "kubernetes": {"gpus": {**GPUS, **dict.fromkeys(TRAINED_TOGETHER, 8)}, "cpu": "32", "memory": "256Gi"},
         "clips_per_shard": 2000,
     },
 }
@@ -403,6 +411,29 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments over environment over profile over defaults."""
         return init_settings, env_settings, ProfileSource(settings_cls)
+
+    @model_validator(mode="after")
+    def one_noise(self) -> Self:
+        """The transformer undoes the noise that it is shown."""
+        undone, shown = self.transformer.precondition, self.flow.noise_scale
+        if undone not in (0, shown):
+            raise ValueError(
+                f"transformer.precondition {undone} is not flow.noise_scale {shown}: give them one value "
+                "(with another than the default, training starts from random weights)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_accelerator_each(self) -> Self:
+        """Pods of processes that train together have an accelerator for each."""
+        if self.processes.launcher == "kubernetes" and self.processes.device == "cuda":
+            for asset in TRAINED_TOGETHER:
+                if self.kubernetes.gpus.get(asset, 0) < self.processes.team_size:
+                    raise ValueError(
+                        f"kubernetes.gpus.{asset} {self.kubernetes.gpus.get(asset, 0)} is less than "
+                        f"processes.training_processes {self.processes.team_size}: raise one or lower the other"
+                    )
+        return self
 
     def model_post_init(self, context: Any) -> None:
         """Fills in and absolutises the state root."""

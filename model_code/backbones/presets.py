@@ -40,7 +40,7 @@ PRESETS: dict[str, TransformerConfig] = {
         residual=False,
         context_fill="grey",
         refiner_layers=0,
-        precondition=False,
+        precondition=0.0,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
     "xdub-wan-5b": TransformerConfig(
@@ -62,6 +62,6 @@ PRESETS: dict[str, TransformerConfig] = {
         residual=False,
         context_fill="grey",
         refiner_layers=0,
-        precondition=False,
+        precondition=0.0,
     ),
 }

@@ -104,7 +104,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
     The target's tokens stand at their time and place; reference token (i,j,k) at the same time and shifted space
     (j+h, k+w) (paper, section 3). A generator has `context_channels` > 0: its target input is channel-wise
     [masked video, noisy target], its reference [0, reference]; `generator_to_editor` slices the context away.
-    With `residual` the context is added to the output, which then means clean latents.
+    With `residual` the output starts from the context, or, where noisy latents are preconditioned, from the best linear
+    estimate that they and the context allow; it then means clean latents.
 
     Args: as in `model_code.config.TransformerConfig`.
     """
@@ -136,9 +137,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         context_fill: ContextFill = "grey",
         refiner_width: int = 128,
         refiner_layers: int = 0,
-        precondition: bool = False,
+        precondition: float = 0.0,
     ) -> None:
         super().__init__()
+        if precondition is True:
+            raise InputError(
+                "a transformer with precondition=true", "it was made before that was a number: train it again"
+            )
         if residual and context_channels not in (0, out_channels):
             raise InputError(
                 f"residual with {context_channels} context and {out_channels} output channels",
@@ -249,8 +254,10 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         batch, _, frames, height, width = latents.shape
         reference_frames = 0 if reference is None else reference.shape[2]
         context = self.config["context_channels"]
+        doubt = None
         if self.config["precondition"]:
-            gain = linear_gain(timestep)[:, None, :, None, None]
+            gain = linear_gain(timestep, self.config["precondition"])[:, None, :, None, None]
+            doubt = 1 - gain * (1 - timestep)[:, None, :, None, None]
             latents = torch.cat([latents[:, :context], latents[:, context:] * gain], dim=1)
         weight = self.patch_embedding.weight
         size = self.config["patch_size"][1]
@@ -286,15 +293,23 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         embedded = embedded[:, reference_frames:]
         output = self._unpatch(self.head(x[:, reference_frames:], embedded), height, width)
         if self.config["residual"] and context:
-            output = output + latents[:, :context]
+            known = latents[:, :context]
+            output = output + (known if doubt is None else latents[:, context:] + doubt * known)
         if self.refiner is not None:
             output = output + self.refiner(latents, output, embedded)
         return output
 
 
-def linear_gain(t: Tensor) -> Tensor:
-    """What noisy latents z_t = (1-t) z0 + t eps are multiplied by to estimate z0 of unit variance with least error."""
-    return (1 - t) / ((1 - t).square() + t.square())
+def linear_gain(t: Tensor, noise: float) -> Tensor:
+    """What noisy latents z_t = (1-t) z0 + t eps are multiplied by to estimate z0 of unit variance with least error.
+
+    Where z0 is expected at m, not at 0, the same gain g gives the best estimate m + g (z_t - (1-t) m).
+
+    Args:
+        t: Times.
+        noise: Standard deviation of eps.
+    """
+    return (1 - t) / ((1 - t).square() + (noise * t).square())
 
 
 def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_code.files import write_json
-from model_code.training.parallel import filled_like, whole
+from model_code.training.parallel import filled_like
 
 STATE = "state.json"
 
@@ -78,7 +78,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     flat = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            flat[f"{key}.{names[parameter]}"] = whole(torch.as_tensor(value))
+            flat[f"{key}.{names[parameter]}"] = torch.as_tensor(value)
     return flat
 
 

@@ -157,9 +157,9 @@ class Trainer:
         assert self.folder is not None
         checkpoint = Checkpoint(
             step=self.step,
-            weights={name: whole(value.detach()) for name, value in self.parameters.items()},
-            average={name: whole(value) for name, value in self.average.items()},
-            optimizer=optimizer_tensors(self.optimizer, self.names),
+            weights=self.team.collect(self.parameters),
+            average=self.team.collect(self.average),
+            optimizer=self.team.collect(optimizer_tensors(self.optimizer, self.names)),
             state=vars(self.curves),
         )
         if self.team.leads:
@@ -167,6 +167,7 @@ class Trainer:
 
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self.folder) if self.folder is not None else None
+        self.team.wait()  # until all have read it: the leader may be about to replace it
         if checkpoint is None:
             return
         with torch.no_grad():

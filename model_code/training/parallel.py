@@ -7,18 +7,20 @@ tested anywhere. For small models two processes with a thread each beat one with
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -33,11 +35,12 @@ from model_code.errors import InputError
 from model_code.lifetime import die_with_parent
 
 PATIENCE = timedelta(days=1)
-"""How long one process waits for another that lives; a dead one is noticed at once."""
-
+"""How long one process waits for another that lives."""
 PARTING = 10.0
-"""Seconds that the others have to end when one has failed."""
+"""Seconds for the others to end, and for this process to notice that one has."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+logger = logging.getLogger(__name__)
 A = TypeVar("A")
 M = TypeVar("M", bound=nn.Module)
 
@@ -83,9 +86,11 @@ class Team:
             return model
         device = next(model.parameters()).device
         if self.sharding == "replicated":
-            # Parts sit out steps: no sound in silent ones.
             return DistributedDataParallel(
-                model, device_ids=None if device.type == "cpu" else [device], find_unused_parameters=True
+                model,
+                device_ids=None if device.type == "cpu" else [device],
+                gradient_as_bucket_view=True,
+                find_unused_parameters=True,  # parts sit out steps: what hears, the silent ones
             )
         mesh = init_device_mesh(device.type, (self.size,))
         for block in getattr(model, "blocks", ()):
@@ -97,6 +102,15 @@ class Team:
         """Until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+    def collect(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors that may be shared out, one after another in one piece in the leader's memory; nothing elsewhere."""
+        pieces = {}
+        for name, value in values.items():
+            piece = whole(value.detach())
+            if self.leads:
+                pieces[name] = piece.cpu()
+        return pieces
 
     def mean(self, values: Tensor) -> Tensor:
         """The processes' mean."""
@@ -132,12 +146,17 @@ def fill(target: Tensor, values: Tensor) -> None:
     target.copy_(filled_like(target, values))
 
 
-def in_one_piece(model: M, build: Callable[[], M]) -> M:
-    """A model that may be shared out as one that is not, its values in what `build` makes; every process must ask."""
+def in_one_piece(model: M, build: Callable[[], M], own: Team) -> M:
+    """A model that may be shared out as one that is not, its values in what `build` makes; every process must ask.
+
+    Only the leading one gets it; the others keep their parts.
+    """
     state: dict[str, Any] = model.state_dict()
     if not any(isinstance(value, DTensor) for value in state.values()):
         return model
-    state = {name: whole(value) for name, value in state.items()}
+    state = own.collect(state)
+    if not own.leads:
+        return model
     plain = build()
     plain.load_state_dict(state)
     return plain
@@ -147,7 +166,9 @@ ALONE = Team()
 
 
 @contextmanager
-def team(size: int, sharding: Sharding, device: str, work: Callable[[A, Team], Any], argument: A) -> Iterator[Team]:
+def team(
+    size: int, sharding: Sharding, device: str, work: Callable[[A, Team], Any], argument: A, folder: Path
+) -> Iterator[Team]:
     """Starts the other processes, which do `work(argument, team)`, and gives this one's place.
 
     They end with this process, and it fails with them.
@@ -158,6 +179,7 @@ def team(size: int, sharding: Sharding, device: str, work: Callable[[A, Team], A
         device: `cuda` gives each an accelerator of its own.
         work: What the others do; importable by name.
         argument: Its first argument.
+        folder: Where they meet; made anew, and removed.
 
     Raises:
         InputError: There are fewer accelerators.
@@ -171,25 +193,36 @@ def team(size: int, sharding: Sharding, device: str, work: Callable[[A, Team], A
     if size == 1:
         yield ALONE
         return
-    folder = Path(tempfile.mkdtemp(prefix="xdub-team-"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     members = [Team(rank, size, sharding) for rank in range(size)]
-    others = [_start(_join, work, argument, member, device, folder) for member in members[1:]]
+    threads = max(1, torch.get_num_threads() // size)
+    torch.set_num_threads(threads)
+    os.environ.update(dict.fromkeys(THREADS, str(threads)))
+    others: list[SpawnProcess] = []
+    done = threading.Event()
     try:
+        others += [_start(_join, threads, work, argument, member, device, folder) for member in members[1:]]
+        threading.Thread(target=_watch, args=(others, done), daemon=True).start()
         with _joined(members[0], device, folder, lambda: _check(others)):
             yield members[0]
-        for other in others:
-            other.join()
-    except RuntimeError:
-        # A lost connection does not say why; the process that was lost may.
+    except RuntimeError as error:
+        # A lost connection does not say why; that a process was lost does.
         for other in others:
             other.join(PARTING)
-        _check(others)
-        raise
+        lost = _lost(others)
+        if lost is None:
+            raise
+        raise RuntimeError(f"{lost}; the leading one: {error}") from error
+    else:
+        # What they were needed for is done, however they end.
+        for other in others:
+            other.join(PARTING)
     finally:
+        done.set()
         for other in others:
             other.kill()
         shutil.rmtree(folder, ignore_errors=True)
-    _check(others)
 
 
 def _start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
@@ -198,10 +231,12 @@ def _start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
     return process
 
 
-def _join(parent: int, work: Callable[[A, Team], Any], argument: A, own: Team, device: str, folder: Path) -> None:
+def _join(
+    parent: int, threads: int, work: Callable[[A, Team], Any], argument: A, own: Team, device: str, folder: Path
+) -> None:
     """What another process does from beginning to end."""
     die_with_parent(parent)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     with _joined(own, device, folder, lambda: None):
         work(argument, own)
 
@@ -209,13 +244,13 @@ def _join(parent: int, work: Callable[[A, Team], Any], argument: A, own: Team, d
 @contextmanager
 def _joined(own: Team, device: str, folder: Path, check: Callable[[], None]) -> Iterator[None]:
     """A member of the process group; `check` raises if the others are not going to come."""
+    if device == "cuda":
+        torch.cuda.set_device(own.device(device))
     store = dist.FileStore(str(folder / "store"), own.size)
     store.set(f"here {own.rank}", "yes")
     while not store.check([f"here {rank}" for rank in range(own.size)]):
         check()
         time.sleep(0.05)
-    if device == "cuda":
-        torch.cuda.set_device(own.device(device))
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
     try:
@@ -224,7 +259,29 @@ def _joined(own: Team, device: str, folder: Path, check: Callable[[], None]) -> 
         dist.destroy_process_group()
 
 
-def _check(others: Sequence[SpawnProcess]) -> None:
+def _watch(others: Sequence[SpawnProcess], done: threading.Event) -> None:
+    """Ends this process if another was lost and it does not notice: it may wait for that one in a library, for ever."""
+    waiting = {other.sentinel: other for other in others}
+    while waiting and not done.is_set():
+        for sentinel in wait(list(waiting), timeout=1.0):
+            other = waiting.pop(cast(int, sentinel))
+            other.join()
+            if not other.exitcode:
+                continue
+            if not done.wait(PARTING):
+                logger.error("%s", _lost(others))
+                os._exit(1)
+            return
+
+
+def _lost(others: Sequence[SpawnProcess]) -> str | None:
     for rank, other in enumerate(others, 1):
         if other.exitcode:
-            raise RuntimeError(f"training process {rank} of {len(others) + 1} ended with status {other.exitcode}")
+            return f"training process {rank} of {len(others) + 1} ended with status {other.exitcode}"
+    return None
+
+
+def _check(others: Sequence[SpawnProcess]) -> None:
+    lost = _lost(others)
+    if lost:
+        raise RuntimeError(lost)

@@ -10,6 +10,9 @@ texture    LoRA on the editor, shift 0.2, sound off half of the time, and only t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -35,9 +38,10 @@ class ModelInputs:
         timestep: (B, F) 0 on clean motion frames, t elsewhere.
         reference: (B, C, R, h, w).
         audio: (B, F, window, D), or None with the audio cross-attention off.
-        noisy, noise: (B, C, F, h, w) z_t and eps.
+        noisy, noise: (B, C, F, h, w) z_t and eps, of the flow's `noise_scale`.
         t: (B,).
         learned: (B, F) 1 where the loss counts.
+        own: (B,) samples that are noised from the model's own estimate.
     """
 
     latents: Tensor
@@ -48,6 +52,7 @@ class ModelInputs:
     noise: Tensor
     t: Tensor
     learned: Tensor
+    own: Tensor
 
     def part(self, which: slice) -> ModelInputs:
         """Some of the samples."""
@@ -79,6 +84,20 @@ def takes_context(model: nn.Module) -> bool:
     """Whether the transformer has context channels."""
     config: Any = getattr(model, "module", model).config
     return bool(config["context_channels"])
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The model that sampling starts with: experts act on its later steps alone."""
+    plain: Any = getattr(model, "module", model)
+    if not getattr(plain, "peft_config", None):
+        yield
+        return
+    plain.disable_adapters()
+    try:
+        yield
+    finally:
+        plain.enable_adapters()
 
 
 def noise_like(clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -137,7 +156,7 @@ class Phase:
         config, device = self.config, batch.target.device
         count, frames = batch.target.shape[0], batch.target.shape[2]
         t = sample_timesteps(count, config.shift, generator, uniform=config.uniform_times).to(device)
-        noise = noise_like(batch.target, generator)
+        noise = self.flow.noise_scale * noise_like(batch.target, generator)
         motion = latent_length(config.motion_frames) if config.motion_frames else 0
         has_motion = ~_drop(generator, count, config.motion_drop, device)
         no_audio = _drop(generator, count, config.audio_drop, device)
@@ -158,23 +177,33 @@ class Phase:
             noise=noise,
             t=t,
             learned=learned,
+            own=torch.arange(count, device=device) < self._own_count(count),
         )
 
-    def from_own_estimates(self, model: nn.Module, batch: Batch, inputs: ModelInputs) -> ModelInputs:
-        """The same inputs, the first samples as sampling will show them (against exposure bias).
+    def from_own_estimates(
+        self, model: nn.Module, batch: Batch, inputs: ModelInputs, processes: int = 1
+    ) -> ModelInputs:
+        """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias).
 
-        They are noised from what the model makes of pure noise, with as little noise as sampling takes.
+        Silent steps too see what was made with sound: sampling never shows them anything else. Each of the processes
+        that share the batch asks the model about as many samples: where they share the weights too, none can do alone.
         """
-        count = round(self.config.own_estimates * len(batch.target))
-        learned, noise = inputs.learned[:count], self.flow.noise_scale * inputs.noise[:count]
+        count = math.ceil(self._own_count(len(batch.target) * processes) / processes)
+        if not count:
+            return inputs
+        learned, noise = inputs.learned[:count], inputs.noise[:count]
         known = inputs.latents[:, : inputs.latents.shape[1] - inputs.noisy.shape[1]]
         latents = torch.cat([known[:count], add_noise(batch.target[:count], noise, learned)], dim=1)
-        audio = None if inputs.audio is None else inputs.audio[:count]
-        with torch.no_grad():
+        audio = (batch.audio if inputs.audio is None else inputs.audio)[:count]
+        with torch.no_grad(), without_adapters(model):
             estimate = model(latents, learned, inputs.reference[:count], audio, place=batch.place)
-        clean = torch.where(learned.bool()[:, None, :, None, None], estimate, batch.target[:count])
+        own = (inputs.own[:count, None] & learned.bool())[:, None, :, None, None]
+        clean = torch.where(own, estimate, batch.target[:count])
         noisy = torch.cat([add_noise(clean, noise, inputs.timestep[:count]), inputs.noisy[count:]])
         return replace(inputs, latents=torch.cat([known, noisy], dim=1), noisy=noisy)
+
+    def _own_count(self, samples: int) -> int:
+        return round(self.config.own_estimates * samples)
 
     def training_step(
         self, model: nn.Module, batch: Batch, generator: torch.Generator, part: slice = slice(None)
@@ -182,8 +211,7 @@ class Phase:
         """One forward pass and its losses, of a `part` of the batch where several processes share it."""
         inputs = self.inputs(batch, generator, with_context=takes_context(model)).part(part)
         batch = batch.part(part)
-        if self.config.own_estimates:
-            inputs = self.from_own_estimates(model, batch, inputs)
+        inputs = self.from_own_estimates(model, batch, inputs, part.step or 1)
         raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, place=batch.place)
         weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
         per_sample = velocity_loss(

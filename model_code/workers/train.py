@@ -68,7 +68,8 @@ class TrainConfig(WorkerConfig):
 
 def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Encodes the data, trains, saves and shows samples."""
-    with team(config.processes, config.sharding, config.device, train, config) as own:
+    Team(size=config.processes).check(config.phase.batch_size)
+    with team(config.processes, config.sharding, config.device, train, config, config.work / "team") as own:
         return train(config, own, progress)
 
 
@@ -91,7 +92,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
     checkpoints = config.work / "checkpoints"
     trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name), own)
     curves = trainer.run()
-    model = in_one_piece(model, build).eval()
+    model = in_one_piece(model, build, own).eval()
     if not own.leads:
         return {}
     write_json(config.output / "curves.json", curves.rows)

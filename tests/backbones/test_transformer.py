@@ -17,7 +17,7 @@ from model_code.errors import InputError
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
     audio_window=3, audio_inner_dim=8, audio_heads=2, audio_layers=1, residual=False,
-    positions=0, audio_modulation=False, refiner_width=8, refiner_layers=0, precondition=False,
+    positions=0, audio_modulation=False, refiner_width=8, refiner_layers=0, precondition=0.0,
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_everything_has_an_effect() -> None:
 
 
 def test_preconditioned_noise_is_nothing_at_one_and_itself_at_zero() -> None:
-    plain, model, given = build(), build(precondition=True), inputs()
+    plain, model, given = build(), build(precondition=1.0), inputs()
     noise = torch.randn(given["latents"].shape, generator=torch.Generator().manual_seed(2))
     all_noise = {**given, "timestep": torch.ones(2, 3)}
     assert torch.equal(model(**all_noise), model(**{**all_noise, "latents": noise}))
@@ -59,20 +59,38 @@ def test_preconditioned_noise_is_nothing_at_one_and_itself_at_zero() -> None:
 
 
 def test_what_is_known_is_not_preconditioned() -> None:
-    model, given = build(precondition=True, context_channels=4), inputs(context=4)
+    model, given = build(precondition=1.0, context_channels=4), inputs(context=4)
     given["timestep"] = torch.ones(2, 3)
     changed = given["latents"].clone()
     changed[:, :4] += 1
     assert (model(**given) - model(**{**given, "latents": changed})).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize(("t", "expected"), [(1.0, [3.0, 3.0]), (0.0, [5.0, 5.0]), (0.5, [4.9802, 4.9802])])
+def test_residual_starts_from_the_best_linear_estimate(t: float, expected: list[float]) -> None:
+    """Known 3, clean 5, no noise drawn: all known at t = 1, all noisy latents at t = 0, nearly them at 0.5."""
+    model, given = build(precondition=0.1, residual=True, context_channels=4), inputs(context=4)
+    for parameter in model.head.parameters():
+        parameter.data.zero_()
+    given["latents"][:, :4], given["latents"][:, 4:] = 3.0, (1 - t) * 5.0
+    given["timestep"] = torch.full((2, 3), t)
+    output = model(**given)
+    assert [output.min().item(), output.max().item()] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_transformer_of_another_meaning_is_refused() -> None:
+    with pytest.raises(InputError, match="precondition=true"):
+        build(precondition=True)
+
+
+@pytest.mark.parametrize("noise_scale", [1.0, 0.1])
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.6, 0.95])
-def test_linear_gain_is_the_best_one(t: float) -> None:
+def test_linear_gain_is_the_best_one(t: float, noise_scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.linalg.qr(torch.randn(10_000, 2, generator=generator))[0].T * 100
-    noisy = (1 - t) * clean + t * noise
+    noisy = (1 - t) * clean + t * noise_scale * noise
     least_squares = (noisy @ clean) / (noisy @ noisy)
-    assert float(linear_gain(torch.tensor(t))) == pytest.approx(float(least_squares), rel=1e-4)
+    assert float(linear_gain(torch.tensor(t), noise_scale)) == pytest.approx(float(least_squares), rel=1e-4)
 
 
 def test_audio_of_a_frame_enters_at_that_frame() -> None:

@@ -31,6 +31,7 @@ from dagster_k8s.job import (
 )
 from kubernetes.client import ApiClient
 
+from model_code.errors import InputError
 from xdub_platform.definitions import STAGES, build_definitions, stage_name
 from xdub_platform.instance import instance_config
 from xdub_platform.kubernetes import CONFIG_TAG, executor, gpu_tags, step_config
@@ -332,6 +333,26 @@ def test_accelerators_are_of_assets_that_exist(cluster: Settings) -> None:
     assert set(cluster.kubernetes.gpus) <= {stage_name(stage) for stage in STAGES}
 
 
+def test_processes_that_train_together_have_an_accelerator_each_and_shared_memory(
+    launcher: K8sRunLauncher, run: DagsterRun, cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.kubernetes.gpus["editor"] == cluster.processes.team_size
+    monkeypatch.setenv("XDUB_PROCESSES__TRAINING_PROCESSES", "4")
+    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__GENERATOR", "4")
+    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "2")
+    with pytest.raises(InputError, match=r"kubernetes\.gpus\.editor 2 is less than processes\.training_processes 4"):
+        load_settings()
+    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "4")
+    pods = {
+        asset: step_job(launcher, run, load_settings(), asset)["spec"]["template"]["spec"]
+        for asset in ("editor", "syncnet")
+    }
+    shared = {"name": "shared-memory", "mountPath": "/dev/shm"}
+    assert shared in pods["editor"]["containers"][0]["volumeMounts"]
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in pods["editor"]["volumes"]
+    assert shared not in pods["syncnet"]["containers"][0]["volumeMounts"]
+
+
 def test_settings_choose(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """No code changes: one setting switches executor and tags."""
     local = Settings.model_validate({**cluster.model_dump(), "processes": {"launcher": "local"}})
@@ -340,9 +361,9 @@ def test_settings_choose(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     assert build_definitions(local).executor is dg.in_process_executor
     assert build_definitions(cluster).executor.name == "k8s"  # type: ignore[union-attr]
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "8")
-    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__GENERATOR", "0")
+    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__SYNCNET", "0")
     monkeypatch.setenv("XDUB_KUBERNETES__GPU_RESOURCE", "amd.com/gpu")
     more = load_settings()
     assert gpu_tags("editor", more)[CONFIG_TAG]["container_config"]["resources"]["limits"] == {"amd.com/gpu": "8"}
-    assert gpu_tags("generator", more) == {}
+    assert gpu_tags("syncnet", more) == {}
     assert step_config(more)["job_spec_config"]["backoff_limit"] == 0

@@ -16,7 +16,7 @@ from model_code.errors import InputError
 
 HEARING = TransformerConfig(
     audio_dim=6, audio_window=8, audio_inner_dim=8, audio_heads=2, audio_layers=1, positions=0, audio_modulation=False,
-    residual=False, refiner_layers=0, precondition=False,
+    residual=False, refiner_layers=0, precondition=0.0,
 )  # fmt: skip
 
 

@@ -2,10 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig as PeftLora
 from torch import nn
 
 from model_code.backbones.transformer import DubbingTransformer
@@ -17,15 +22,17 @@ from model_code.training.loop import Curves, Trainer
 from model_code.training.parallel import Team, in_one_piece, team
 from model_code.training.phases import make_phase
 
+SHARDINGS: tuple[Sharding, ...] = ("replicated", "sharded")
 SHAPE = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=6, out_channels=6, context_channels=6,
     audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, patch_size=(1, 2, 2), positions=2,
     refiner_width=8, refiner_layers=1,
 )  # fmt: skip
-CONFIG = PhaseConfig(
+GENERATOR = PhaseConfig(
     phase="generator", pixel_weighting=False, steps=6, batch_size=4, warmup_steps=2, checkpoint_every=2,
     own_estimates=0.5,
 )  # fmt: skip
+TEXTURE = GENERATOR.model_copy(update={"phase": "texture", "silence_probability": 0.5, "own_estimates": 1.0})
 
 
 def clip(number: int) -> EncodedClip:
@@ -35,60 +42,95 @@ def clip(number: int) -> EncodedClip:
             torch.randn(channels, 10, 4, 4, generator=generator).half(),
             torch.randn(channels, 9, 4, 4, generator=generator).half(),
         )
-        for name, channels in (("target", 6), ("masked", 6), ("face", 1), ("lip", 1))
+        for name, channels in (("target", 6), ("masked", 6), ("companion", 6), ("face", 1), ("lip", 1))
     }
     return EncodedClip(f"c{number}", "s", tracks, torch.randn(74, 8, generator=generator).half())
 
 
-def build() -> DubbingTransformer:
+Job = tuple[PhaseConfig, Path | None, int]
+"""A phase, a folder for checkpoints, the step to train up to."""
+
+
+def build(config: PhaseConfig = GENERATOR) -> DubbingTransformer:
     torch.manual_seed(0)
-    return DubbingTransformer.build(SHAPE)
+    model = DubbingTransformer.build(SHAPE)
+    if config.phase == "texture":
+        model.requires_grad_(False)
+        lora = PeftLora(r=2, lora_alpha=2, target_modules=["q", "v", "ffn.0"], init_lora_weights=False)
+        model.add_adapter(lora, adapter_name="texture")
+    return model
 
 
-def train(job: tuple[Path | None, int], own: Team = Team()) -> tuple[nn.Module, Curves]:
-    """Trains up to a step, in a folder; what the other processes do too."""
-    folder, until = job
-    trainer = Trainer(
-        build(), make_phase(CONFIG, FlowConfig()), TrainingSet([clip(n) for n in range(4)], 25, 16), CONFIG, folder,
-        team=own,
-    )  # fmt: skip
+def train(job: Job, own: Team = Team()) -> tuple[nn.Module, Curves]:
+    """What each of the processes does."""
+    config, folder, until = job
+    data = TrainingSet([clip(number) for number in range(4)], 25, 16)
+    trainer = Trainer(build(config), make_phase(config, FlowConfig()), data, config, folder, team=own)
     curves = trainer.run(until)
-    return in_one_piece(trainer.model, build), curves
+    return in_one_piece(trainer.model, lambda: build(config), own), curves
 
 
-def train_together(folder: Path | None, until: int, sharding: Sharding) -> tuple[nn.Module, Curves]:
-    job = (folder, until)
-    with team(2, sharding, "cpu", train, job) as own:
-        return train(job, own)
+def train_together(job: Job, sharding: Sharding, folder: Path) -> tuple[nn.Module, Curves]:
+    with team(2, sharding, "cpu", train, job, folder / "team") as own:
+        made = train(job, own)
+    assert not (folder / "team").exists()
+    return made
 
 
-@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
-def test_two_processes_train_as_one_does(tmp_path: Path, sharding: Sharding) -> None:
-    alone, expected = train((None, 6))
-    model, curves = train_together(tmp_path / "whole", 6, sharding)
+def assert_near(curves: Curves, expected: Curves) -> None:
     assert [row["step"] for row in curves.rows] == [row["step"] for row in expected.rows]
     for row, other in zip(curves.rows, expected.rows, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
         for value, wanted in zip(row["bins"], other["bins"], strict=True):
             assert value == (None if wanted is None else pytest.approx(wanted, rel=1e-4))
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_two_processes_train_as_one_does(tmp_path: Path, sharding: Sharding) -> None:
+    alone, expected = train((GENERATOR, None, 6))
+    model, curves = train_together((GENERATOR, tmp_path / "whole", 6), sharding, tmp_path)
+    assert_near(curves, expected)
     for name, value in alone.state_dict().items():
         assert torch.allclose(value, model.state_dict()[name], atol=1e-5), name
 
-    train_together(tmp_path / "killed", 3, sharding)
+    killed = (GENERATOR, tmp_path / "killed", 3)
+    train_together(killed, sharding, tmp_path)
     checkpoint = load_checkpoint(tmp_path / "killed")
     assert checkpoint is not None
     assert checkpoint.step == 3
-    resumed, again = train_together(tmp_path / "killed", 6, sharding)
-    assert again.rows == curves.rows
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    for _ in range(2):  # the second time nothing is left to do
+        resumed, again = train_together((GENERATOR, tmp_path / "killed", 6), sharding, tmp_path)
+        assert again.rows == curves.rows
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_a_sample_for_each_process_is_enough(sharding: Sharding, tmp_path: Path) -> None:
+    """One of two samples is noised from an own estimate: one process has it, the other none."""
+    small = GENERATOR.model_copy(update={"batch_size": 2})
+    _, expected = train((small, None, 2))
+    _, curves = train_together((small, None, 2), sharding, tmp_path)
+    assert_near(curves, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_an_expert_is_trained_together_too(sharding: Sharding, tmp_path: Path) -> None:
+    """LoRA alone is trained, and what listens has no part in silent steps."""
+    alone, expected = train((TEXTURE, None, 6))
+    model, curves = train_together((TEXTURE, None, 6), sharding, tmp_path)
+    assert_near(curves, expected)
+    for name, value in alone.state_dict().items():
+        assert torch.allclose(value, model.state_dict()[name], atol=1e-4), name
+
+
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were(tmp_path: Path) -> None:
-    expected, _ = train((None, 6))
-    train_together(tmp_path, 3, "sharded")
-    model, _ = train((tmp_path, 6))
+    expected, _ = train((GENERATOR, None, 6))
+    train_together((GENERATOR, tmp_path, 3), "sharded", tmp_path)
+    model, _ = train((GENERATOR, tmp_path, 6))
     for name, value in expected.state_dict().items():
         assert torch.allclose(value, model.state_dict()[name], atol=1e-5), name
 
@@ -103,34 +145,84 @@ def lose_one(how: str, own: Team) -> None:
 
 
 @pytest.mark.parametrize(("how", "status"), [("killed", -9), ("failed", 1)])
-def test_a_lost_process_ends_all_of_them(how: str, status: int) -> None:
-    with (
-        pytest.raises(RuntimeError, match=f"training process 1 of 2 ended with status {status}"),
-        team(2, "replicated", "cpu", lose_one, how) as own,
-    ):
+def test_a_lost_process_ends_all_of_them(how: str, status: int, tmp_path: Path) -> None:
+    lost = team(2, "replicated", "cpu", lose_one, how, tmp_path / "team")
+    with pytest.raises(RuntimeError, match=f"training process 1 of 2 ended with status {status}"), lost as own:
         lose_one(how, own)
+    assert not (tmp_path / "team").exists()
 
 
-def wait(seconds: float, own: Team) -> None:
+UNAWARE = """
+import operator, sys, time
+from pathlib import Path
+from model_code.training import parallel
+if __name__ == "__main__":
+    parallel.PARTING = 0.5
+    with parallel.team(2, "replicated", "cpu", operator.truediv, 1, Path(sys.argv[1])):
+        time.sleep(120)
+"""
+
+
+def test_a_leader_that_does_not_notice_is_ended(tmp_path: Path) -> None:
+    """It sleeps, as one that waits in a library would, while the other fails."""
+    script = tmp_path / "unaware.py"
+    script.write_text(UNAWARE, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "team")], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"training process 1 of 2 ended with status 1" in done.stderr
+
+
+def stay(pid_file: Path, own: Team) -> None:
+    """Tells who it is, and stays."""
+    if not own.leads:
+        pid_file.write_text(str(os.getpid()))
+        time.sleep(120)
+    own.wait()
+
+
+def lead(pid_file: Path) -> None:
+    """A leader that waits for the others."""
+    with team(2, "replicated", "cpu", stay, pid_file, pid_file.with_name("team")) as own:
+        own.wait()
+
+
+def test_a_killed_leader_takes_the_others_along(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    leader = get_context("spawn").Process(target=lead, args=(pid_file,))
+    leader.start()
+    until = time.monotonic() + 60
+    while not (pid_file.is_file() and pid_file.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    leader.kill()
+    leader.join()
+    while Path(f"/proc/{pid_file.read_text()}/stat").is_file():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    again = team(2, "replicated", "cpu", lose_one, "killed", tmp_path / "team")  # what it left is no hindrance
+    with pytest.raises(RuntimeError, match="status -9"), again as own:
+        own.wait()
+
+
+def wait_for_all(nothing: None, own: Team) -> None:
     """Waits for the leader, who never comes."""
     own.wait()
 
 
-def test_the_leaders_failure_is_told_as_it_is() -> None:
-    with pytest.raises(InputError, match="nothing to learn from"), team(2, "replicated", "cpu", wait, 0.0):
+def test_the_leaders_failure_is_told_as_it_is(tmp_path: Path) -> None:
+    others = team(2, "replicated", "cpu", wait_for_all, None, tmp_path / "team")
+    with pytest.raises(InputError, match="nothing to learn from"), others:
         raise InputError("nothing to learn from", "take in footage")
 
 
 def test_a_batch_is_shared_out_evenly_or_refused() -> None:
-    config = CONFIG.model_copy(update={"batch_size": 3})
+    config = GENERATOR.model_copy(update={"batch_size": 3})
     with pytest.raises(InputError, match="a batch of 3 for 2 processes"):
         Trainer(build(), make_phase(config, FlowConfig()), TrainingSet([clip(0)], 25, 16), config, team=Team(0, 2))
 
 
-def test_accelerators_that_are_not_there_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerators_that_are_not_there_are_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with (
-        pytest.raises(InputError, match="8 training processes for 1 accelerators"),
-        team(8, "sharded", "cuda", wait, 0),
-    ):
+    many = team(8, "sharded", "cuda", wait_for_all, None, tmp_path / "team")
+    with pytest.raises(InputError, match="8 training processes for 1 accelerators"), many:
         pass

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig as PeftLora
 from torch import Tensor, nn
 
 from model_code.backbones.transformer import DubbingTransformer
@@ -68,11 +69,11 @@ def batch() -> Batch:
     )
 
 
-def phase(name: str, **changes: object) -> Phase:
+def phase(name: str, flow: FlowConfig = FlowConfig(), **changes: object) -> Phase:
     distance = lambda a, b: (a.flatten(1).mean(1) - b.flatten(1).mean(1)).square()  # noqa: E731
     critics = Critics(Decoder(), sync=distance, identity=distance, perceptual=distance)  # type: ignore[arg-type]
     config = PhaseConfig(phase=name, clip_frames=25, face_weight=0.3, lip_weight=0.3).model_copy(update=changes)  # type: ignore[arg-type]
-    return make_phase(config, FlowConfig(), critics)
+    return make_phase(config, flow, critics)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -104,7 +105,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
         dim=24, num_layers=2, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=C, out_channels=C,
         context_channels=context_channels, audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1,
         residual=False, patch_size=(1, 2, 2), positions=0,
-        audio_modulation=False, refiner_layers=0, precondition=False,
+        audio_modulation=False, refiner_layers=0, precondition=0.0,
     )  # fmt: skip
     model = DubbingTransformer.build(config)
     draw = generator(5)
@@ -116,7 +117,7 @@ def transformer(context_channels: int) -> DubbingTransformer:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_losses(name: str) -> None:
-    strategy = phase(name, **CHANGES.get(name, {}))
+    strategy = phase(name, FlowConfig(noise_scale=1.0), **CHANGES.get(name, {}))
     result = strategy.training_step(transformer(C if name in ("base", "generator") else 0), batch(), generator())
     assert float(result.loss) == pytest.approx(GOLDEN[name], rel=1e-4)
 
@@ -148,14 +149,52 @@ def test_motion_frames_are_clean_and_not_learned() -> None:
     assert torch.allclose(first, again)
 
 
+def test_noise_has_the_flows_scale() -> None:
+    full, tenth = (phase("editor", FlowConfig(noise_scale=scale)) for scale in (1.0, 0.1))
+    wanted, given = (each.inputs(batch(), generator(), with_context=False) for each in (full, tenth))
+    assert torch.allclose(given.noise, 0.1 * wanted.noise)
+    moving = given.learned.bool()[:, None, :, None, None].expand_as(given.noise)
+    clean = batch().target
+    ratio = (given.noisy - add_noise(clean, torch.zeros_like(clean), given.timestep))[moving] / given.noise[moving]
+    expected = given.timestep[:, None, :, None, None].expand_as(given.noise)[moving]
+    assert torch.allclose(ratio, expected, atol=1e-3)
+
+
+def test_silent_steps_see_estimates_made_with_sound() -> None:
+    data, model = batch(), Recorder()
+    strategy = phase("texture", silence_probability=1.0, own_estimates=1.0)
+    inputs = strategy.inputs(data, generator(), with_context=False)
+    assert inputs.audio is None
+    strategy.from_own_estimates(model, data, inputs)
+    assert model.audio is not None
+    assert torch.equal(model.audio, data.audio)
+
+
+def test_own_estimates_are_made_without_the_expert() -> None:
+    """Sampling's first step is the plain editor's, whatever the adapter has learned by then."""
+    data, model = batch(), transformer(0)
+    strategy = phase("lip", own_estimates=1.0)
+    inputs = strategy.inputs(data, generator(), with_context=False)
+    plain = strategy.from_own_estimates(model, data, inputs).noisy
+    model.requires_grad_(False)
+    lora = PeftLora(r=2, lora_alpha=2, target_modules=["q", "v", "ffn.0"], init_lora_weights=False)
+    model.add_adapter(lora, adapter_name="lip")
+    before = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio)
+    assert torch.equal(strategy.from_own_estimates(model, data, inputs).noisy, plain)
+    assert torch.equal(model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio), before)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora" in name for name in trained)
+
+
 @pytest.mark.parametrize(("name", "context"), [("editor", 0), ("generator", C)])
 def test_own_estimates_are_noised_in_the_targets_place(name: str, context: int) -> None:
     """The model says half of its noise at t = 1; half of the frames are motion frames, which stay the target's."""
     data, strategy = batch(), phase(name, motion_drop=0.0, own_estimates=1.0)
     plain = strategy.inputs(data, generator(), with_context=bool(context))
     inputs = strategy.from_own_estimates(Recorder(context), data, plain)
-    t, noise = plain.t[:, None, None, None, None], strategy.flow.noise_scale * plain.noise
-    expected = (1 - t) * 0.5 * noise + t * noise
+    t = plain.t[:, None, None, None, None]
+    expected = (1 - t) * 0.5 * plain.noise + t * plain.noise
     assert torch.allclose(inputs.noisy[:, :, 2:], expected[:, :, 2:], atol=1e-6)
     assert torch.equal(inputs.noisy[:, :, :2], data.target[:, :, :2])
     assert torch.equal(inputs.latents[:, context:], inputs.noisy)
@@ -187,7 +226,7 @@ def test_what_sampling_shows_first_is_what_own_estimates_show() -> None:
 
     sample(
         watched,
-        plain.noise,
+        plain.noise / strategy.flow.noise_scale,
         reference=plain.reference,
         audio=data.audio,
         times=torch.tensor([1.0, 0.7, 0.0]),

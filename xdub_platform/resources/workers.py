@@ -27,10 +27,15 @@ from model_code.lifetime import PARENT
 from model_code.workers.run import RESULT
 from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
+from xdub_platform.settings import TRAINED_TOGETHER
 
 LOG_LINES = 15
-ALONE = frozenset({"generator", "editor", "benchmark_scores"})
+ALONE = TRAINED_TOGETHER | {"benchmark_scores"}
 """Assets whose workers start processes of their own and keep every core busy; the rest run two at a time."""
+
+
+HOW = frozenset({"processes", "sharding"})
+"""Parts of a config that decide how something is made, not what: unfinished work goes on with others."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Workers(dg.ConfigurableResource):
             dagster.Failure: The worker failed; the description is its last line, the metadata its log.
         """
         name = context.asset_key.to_user_string()
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        deciding = {key: value for key, value in config.items() if key not in HOW}
+        digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:12]
         partition = context.partition_key if context.has_partition_key else ""
         scratch = work_folder(Path(self.work_root), name, partition) / digest
         output = scratch / "output"
