@@ -159,8 +159,8 @@ class FlowConfig(Config):
         json_schema_extra=deviation(
             "50",
             "two CPU cores; and a weak model's first step says nearly all that it knows",
-            "base as editor, 12 held-out heads: 7 steps at shift 1 opening 0.61, leak 0.36, lips +2.3 dB; 5 at 0.6 0.63, "
-            "0.35, +2.4 dB; one 0.62, 0.37, +2.4 dB",
+            "base as editor, 12 held-out heads: 7 steps at shift 1 opening 0.61, leak 0.36, lips +2.3 dB; 5 at 0.6 "
+            "0.63, 0.35, +2.4 dB; one 0.62, 0.37, +2.4 dB",
         ),
     )
     sampling_shift: float = Field(
@@ -178,9 +178,9 @@ class FlowConfig(Config):
             "1",
             "a weak model's first estimate has a soft mouth; through strong noise its later steps cannot tell it from "
             "a true one, and take the companion's",
-            "base as editor, 12 held-out heads, five steps against the first alone: with 1 opening 0.58 against 0.65, leak "
-            "0.50 against 0.25 (guided by 2); with 0.1 and 6150 more training steps opening 0.63 against 0.62, leak 0.35 "
-            "against 0.37, lips +2.4 dB both (guided by 1.5)",
+            "base as editor, 12 held-out heads, five steps against the first alone: with 1 opening 0.58 against 0.65, "
+            "leak 0.50 against 0.25 (guided by 2); with 0.1 and 6150 more training steps opening 0.63 against 0.62, "
+            "leak 0.35 against 0.37, lips +2.4 dB both (guided by 1.5)",
         ),
     )
     reference_guidance: float = Field(
@@ -191,8 +191,8 @@ class FlowConfig(Config):
         json_schema_extra=deviation(
             "10 s^1.5 (release)",
             "set by measurement on the base",
-            "base as editor, 12 held-out heads: 1, 1.5 and 2 give opening 0.56, 0.63 and 0.65, leak 0.43, 0.35 and 0.30, "
-            "lips +2.6, +2.4 and +2.0 dB",
+            "base as editor, 12 held-out heads: 1, 1.5 and 2 give opening 0.56, 0.63 and 0.65, leak 0.43, 0.35 and "
+            "0.30, lips +2.6, +2.4 and +2.0 dB",
         ),
     )
     guidance_from: float = Field(

@@ -241,7 +241,7 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(
         phase="generator",
-        steps=40,
+        steps=30,
         batch_size=16,
         cells=8,
         whole_from=0.9,
@@ -250,14 +250,14 @@ class PhasesSettings(Config):
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=150, batch_size=16, cells=8, whole_from=0.93, learning_rate=2e-4, own_estimates=1.0
+        phase="editor", steps=100, batch_size=16, cells=8, whole_from=0.93, learning_rate=2e-4, own_estimates=1.0
     )
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=18, shift=1.5, learning_rate=2e-4, own_estimates=1.0, sync_weight=0.05, lora=LoraConfig()
+        phase="lip", steps=12, shift=1.5, learning_rate=2e-4, own_estimates=1.0, sync_weight=0.05, lora=LoraConfig()
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
-        steps=18,
+        steps=12,
         shift=0.2,
         learning_rate=2e-4,
         own_estimates=1.0,
