@@ -274,6 +274,7 @@ FULL_SCALE_FLOW = {
     "sampling_steps": 50,
     "sampling_shift": 5.0,
     "noise_scale": 1.0,
+    "temperature": 1.0,
     "reference_guidance": 2.5,
     "guidance_from": 0.0,
 }

@@ -55,7 +55,7 @@ def sample(
         motion: (B,C,m,h,w) clean latents of the first m frames, at time 0 and written back after every step.
         border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
             clean after the last; motion frames are left alone. Needs a reference of F frames.
-        noise_scale: Standard deviation that the model knows noise by: what `noise` is multiplied by.
+        noise_scale: What `noise` is multiplied by.
         before_step: Called with step index and time, to switch experts.
 
     Returns:

@@ -214,7 +214,7 @@ class DubbingPipelineModel:
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
-            noise_scale=flow.noise_scale,
+            noise_scale=flow.temperature * flow.noise_scale,
             border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
         )
@@ -296,7 +296,7 @@ class DubbingPipelineModel:
             )
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         # A model keeps its ways: older ones took all of the noise.
-        values.setdefault("flow", {}).setdefault("noise_scale", 1.0)
+        values["flow"] = {"noise_scale": 1.0, "temperature": 1.0, **values.get("flow", {})}
         config = DubberConfig.model_validate(values)
         transformer = load_transformer(folder / "transformer")
         for name in config.experts:

@@ -263,6 +263,13 @@ def test_a_folder_gives_back_the_same_dub(tmp_path: Path, codec: BlockCodec, aud
     first, second = (each.dub_crops(item.frames, item.samples, 0) for each in (model, loaded))
     assert np.abs(first.astype(int) - second).max() <= 1
     assert not list((tmp_path / "dubber").rglob("*.bin"))
+    assert loaded.config == config
+    values = json.loads((tmp_path / "dubber" / "config.json").read_text())
+    for name in ("noise_scale", "temperature"):  # as an earlier version wrote it, which took all of the noise
+        del values["flow"][name]
+    (tmp_path / "dubber" / "config.json").write_text(json.dumps(values))
+    earlier = DubbingPipelineModel.from_pretrained(tmp_path / "dubber").config.flow
+    assert (earlier.noise_scale, earlier.temperature) == (1.0, 1.0)
     (tmp_path / "dubber" / "config.json").unlink()
     with pytest.raises(InputError, match="no dubbing model"):
         DubbingPipelineModel.from_pretrained(tmp_path / "dubber")
