@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
-from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,9 +37,12 @@ PATIENCE = timedelta(days=1)
 """How long one process waits for another that lives."""
 PARTING = 10.0
 """Seconds for the others to end, and for this process to notice that one has."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether the others live."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 logger = logging.getLogger(__name__)
+_asking = threading.Lock()
 A = TypeVar("A")
 M = TypeVar("M", bound=nn.Module)
 
@@ -209,7 +211,7 @@ def team(
     except RuntimeError as error:
         # A lost connection does not say why; that a process was lost does.
         for other in others:
-            other.join(PARTING)
+            _status(other, PARTING)
         lost = _lost(others)
         if lost is None:
             raise
@@ -217,7 +219,7 @@ def team(
     else:
         # What they were needed for is done, however they end.
         for other in others:
-            other.join(PARTING)
+            _status(other, PARTING)
     finally:
         done.set()
         for other in others:
@@ -261,23 +263,29 @@ def _joined(own: Team, device: str, folder: Path, check: Callable[[], None]) -> 
 
 def _watch(others: Sequence[SpawnProcess], done: threading.Event) -> None:
     """Ends this process if another was lost and it does not notice: it may wait for that one in a library, for ever."""
-    waiting = {other.sentinel: other for other in others}
-    while waiting and not done.is_set():
-        for sentinel in wait(list(waiting), timeout=1.0):
-            other = waiting.pop(cast(int, sentinel))
-            other.join()
-            if not other.exitcode:
-                continue
-            if not done.wait(PARTING):
-                logger.error("%s", _lost(others))
-                os._exit(1)
-            return
+    while not done.wait(LOOK_EVERY):
+        lost = _lost(others)
+        if lost and not done.wait(PARTING):
+            logger.error("%s", lost)
+            os._exit(1)
+
+
+def _status(other: SpawnProcess, patience: float = 0.0) -> int | None:
+    """How a process ended, waited for; None if it lives. Of two threads that ask at once one would be told that."""
+    until = time.monotonic() + patience
+    while True:
+        with _asking:
+            status = other.exitcode
+        if status is not None or time.monotonic() >= until:
+            return status
+        time.sleep(0.02)
 
 
 def _lost(others: Sequence[SpawnProcess]) -> str | None:
     for rank, other in enumerate(others, 1):
-        if other.exitcode:
-            return f"training process {rank} of {len(others) + 1} ended with status {other.exitcode}"
+        status = _status(other)
+        if status:
+            return f"training process {rank} of {len(others) + 1} ended with status {status}"
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from model_code.pairs.pair import Pair, read_pairs
 from model_code.seeding import seed_for
 from model_code.training.checkpoint import remove_checkpoints
 from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, to_frames
-from model_code.training.loop import Trainer
+from model_code.training.loop import Curves, Trainer
 from model_code.training.losses import video_distance
 from model_code.training.parallel import ALONE, Team, in_one_piece, team
 from model_code.training.phases import Critics, Phase, make_phase, takes_context
@@ -66,15 +67,29 @@ class TrainConfig(WorkerConfig):
     sharding: Sharding = Field("replicated", description="sharded: each holds only its part of the weights (FSDP).")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the model, its phase and data, curves, and how many of its numbers learned."""
+
+    model: DubbingTransformer
+    phase: Phase
+    data: TrainingSet
+    curves: Curves
+    parameters: int
+
+
 def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Encodes the data, trains, saves and shows samples."""
     Team(size=config.processes).check(config.phase.batch_size)
     with team(config.processes, config.sharding, config.device, train, config, config.work / "team") as own:
-        return train(config, own, progress)
+        trained = train(config, own, progress)
+    result = write(config, trained)
+    remove_checkpoints(config.work / "checkpoints")
+    return result
 
 
-def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silence) -> dict[str, Any]:
-    """What each of the processes does; the one that leads writes and gives the result."""
+def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silence) -> Trained:
+    """What each of the processes does; the one that leads has the whole model afterwards."""
     name, device = config.phase.phase, own.device(config.device)
     codec = base.load("codec").requires_grad_(False).to(device)
 
@@ -89,28 +104,29 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
         encode(config, encoder, own, progress), config.phase.clip_frames, int(model.config["audio_window"])
     )
     phase = make_phase(config.phase, config.flow, critics(config, codec, device))
-    checkpoints = config.work / "checkpoints"
-    trainer = Trainer(model, phase, data, config.phase, checkpoints, partial(progress, name), own)
+    trainer = Trainer(model, phase, data, config.phase, config.work / "checkpoints", partial(progress, name), own)
     curves = trainer.run()
-    model = in_one_piece(model, build, own).eval()
-    if not own.leads:
-        return {}
+    learned = sum(value.numel() for value in trainer.parameters.values())
+    return Trained(in_one_piece(model, build, own).eval(), phase, data, curves, learned)
+
+
+def write(config: TrainConfig, trained: Trained) -> dict[str, Any]:
+    """Writes the model, its curves and pictures; the worker's result."""
+    model, curves = trained.model, trained.curves
     write_json(config.output / "curves.json", curves.rows)
     loss_curves(curves.rows, config.output / "loss.png")
-    contact_sheet(samples(model, phase, data), config.output / "samples.png")
-    if name in EXPERTS:
-        save_expert(model, name, config.output / "expert")
+    contact_sheet(samples(model, trained.phase, trained.data), config.output / "samples.png")
+    if config.phase.phase in EXPERTS:
+        save_expert(model, config.phase.phase, config.output / "expert")
     else:
         save_transformer(model, config.output / "transformer")
-    remove_checkpoints(checkpoints)
-    trained = sum(value.numel() for value in trainer.parameters.values())
     return {
         "metrics": {
             **{key: value for key, value in curves.rows[-1].items() if isinstance(value, float)},
             "steps": config.phase.steps,
-            "clips": len(data),
-            "trained_parameters": trained,
-            "processes": own.size,
+            "clips": len(trained.data),
+            "trained_parameters": trained.parameters,
+            "processes": config.processes,
             "skipped_updates": len(curves.skipped),
         },
         "curves": [{key: value for key, value in row.items() if key != "bins"} for row in curves.rows],
