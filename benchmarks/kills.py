@@ -90,7 +90,7 @@ class Kill:
 
 def settings_of(root: Path) -> Settings:
     """The smallest chain; one run at a time, one thread: the same bytes every time."""
-    return small(root, processes={"parallel_runs": 1, "training_processes": 1})
+    return small(root, processes={"parallel_runs": 1, "training_threads": 1})
 
 
 def start(root: Path, selection: str = "*") -> subprocess.Popen[bytes]:

@@ -71,7 +71,7 @@ def settings_of(root: Path, *, ruinous: bool = False) -> Settings:
         gates={"max_quarantined": 0.7, "min_accepted": 0.0},
         phases={**SMALL["phases"], "editor": editor},  # type: ignore[dict-item]
         benchmark={"cases": 2, "seconds": 2.0, "silent_frames": 5},
-        processes={"parallel_runs": 1, "training_processes": 2},
+        processes={"parallel_runs": 1, "training_threads": 2, "training_processes": 2},
         promotion={"tolerances": dict.fromkeys(UNJUDGED)},
     )
 

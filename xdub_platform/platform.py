@@ -61,6 +61,7 @@ def build_platform(settings: Settings) -> Platform:
         workers=Workers(
             work_root=str(settings.path("work")),
             threads=settings.processes.threads,
-            training_processes=settings.processes.team_size,
+            training_threads=settings.processes.training_threads,
+            training_processes=settings.processes.training_processes,
         ),
     )

@@ -72,12 +72,12 @@ class MlflowSettings(Config):
 class ProcessSettings(Config):
     """How workers are started."""
 
-    threads: int = Field(1, ge=1, description="OMP threads of a process.")
-    training_processes: int | None = Field(
-        None,
-        ge=1,
-        description="Processes that train one model together, and that scoring may use; on cuda each takes an "
-        "accelerator of its own. None: two on cpu, one on cuda.",
+    threads: int = Field(1, ge=1, description="OMP threads of a worker that others run beside.")
+    training_threads: int = Field(
+        2, ge=1, description="OMP threads of training and scoring, which run alone; shared by their processes."
+    )
+    training_processes: int = Field(
+        1, ge=1, description="Processes that train one model together; on cuda each takes an accelerator of its own."
     )
     sharding: Sharding = Field(
         "replicated", description="replicated: each has the weights (DDP); sharded: only its part of them (FSDP)."
@@ -87,11 +87,6 @@ class ProcessSettings(Config):
     launcher: Literal["local", "kubernetes"] = Field(
         "local", description="Where a run's steps go: processes beside it, or pods of a cluster (`kubernetes`)."
     )
-
-    @property
-    def team_size(self) -> int:
-        """How many processes train one model together."""
-        return self.training_processes or (2 if self.device == "cpu" else 1)
 
 
 TRAINED_TOGETHER = frozenset({"generator", "editor"})
@@ -342,6 +337,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
             "device": "cuda",
             "threads": 8,
             "parallel_runs": 8,
+            "training_threads": 32,
             "training_processes": 8,
             "sharding": "sharded",
         },
@@ -428,11 +424,13 @@ class Settings(BaseSettings):
     def an_accelerator_each(self) -> Self:
         """Pods of processes that train together have an accelerator for each."""
         if self.processes.launcher == "kubernetes" and self.processes.device == "cuda":
-            for asset in TRAINED_TOGETHER:
-                if self.kubernetes.gpus.get(asset, 0) < self.processes.team_size:
+            wanted = self.processes.training_processes
+            for asset in sorted(TRAINED_TOGETHER):
+                given = self.kubernetes.gpus.get(asset, 0)
+                if given < wanted:
                     raise ValueError(
-                        f"kubernetes.gpus.{asset} {self.kubernetes.gpus.get(asset, 0)} is less than "
-                        f"processes.training_processes {self.processes.team_size}: raise one or lower the other"
+                        f"kubernetes.gpus.{asset} {given} is less than processes.training_processes {wanted}: "
+                        "raise one or lower the other"
                     )
         return self
 

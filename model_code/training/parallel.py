@@ -2,7 +2,7 @@
 
 `replicated`: every process holds the weights, and gradients are averaged (DDP). `sharded`: each holds only its part of
 weights, gradients and moments (FSDP). Torch's own, not accelerate's: that one refuses FSDP on CPUs, where it could be
-tested anywhere. For small models two processes with a thread each beat one with two threads.
+tested anywhere.
 """
 
 from __future__ import annotations

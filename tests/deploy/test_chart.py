@@ -336,7 +336,7 @@ def test_accelerators_are_of_assets_that_exist(cluster: Settings) -> None:
 def test_processes_that_train_together_have_an_accelerator_each_and_shared_memory(
     launcher: K8sRunLauncher, run: DagsterRun, cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cluster.kubernetes.gpus["editor"] == cluster.processes.team_size
+    assert cluster.kubernetes.gpus["editor"] == cluster.processes.training_processes
     monkeypatch.setenv("XDUB_PROCESSES__TRAINING_PROCESSES", "4")
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__GENERATOR", "4")
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "2")

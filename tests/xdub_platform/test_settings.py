@@ -69,12 +69,6 @@ def test_the_transformer_undoes_the_noise_that_it_is_shown() -> None:
     load_settings(flow={"noise_scale": 0.5}, transformer={"precondition": 0.0})
 
 
-def test_one_model_is_trained_by_two_processes_or_on_one_accelerator() -> None:
-    assert load_settings().processes.team_size == 2
-    assert load_settings(processes={"device": "cuda"}).processes.team_size == 1
-    assert load_settings(processes={"device": "cuda", "training_processes": 4}).processes.team_size == 4
-
-
 def test_misspelt_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDUB_PHASE__EDITOR__STEPS", "17")
     assert unknown_environment() == ["XDUB_PHASE__EDITOR__STEPS"]

@@ -31,7 +31,7 @@ from xdub_platform.settings import TRAINED_TOGETHER
 
 LOG_LINES = 15
 ALONE = TRAINED_TOGETHER | {"benchmark_scores"}
-"""Assets whose workers start processes of their own and keep every core busy; the rest run two at a time."""
+"""Assets whose workers keep every core busy; the rest run two at a time with a thread each."""
 
 
 HOW = frozenset({"processes", "sharding"})
@@ -64,17 +64,19 @@ class Workers(dg.ConfigurableResource):
 
     Args:
         work_root: Folder for configs, checkpoints and unfinished output; on the registry's file system.
-        threads: OMP threads of a process.
-        training_processes: Processes of the workers of `ALONE`.
+        threads: OMP threads of a worker that others run beside.
+        training_threads: OMP threads of the workers of `ALONE`.
+        training_processes: Processes that train one model together.
     """
 
     work_root: str
     threads: int = 1
+    training_threads: int = 1
     training_processes: int = 1
 
     def processes(self, asset: str) -> int:
-        """How many an asset's worker may start."""
-        return self.training_processes if asset in ALONE else 1
+        """How many train an asset's model together."""
+        return self.training_processes if asset in TRAINED_TOGETHER else 1
 
     @contextmanager
     def alone(self, context: dg.AssetExecutionContext) -> Iterator[None]:
@@ -119,7 +121,7 @@ class Workers(dg.ConfigurableResource):
         finished.unlink(missing_ok=True)
         write_json(config_path, resolved)
         command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
-        threads = self.threads * self.processes(name)
+        threads = self.training_threads if name in ALONE else self.threads
         status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
