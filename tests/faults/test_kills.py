@@ -76,19 +76,16 @@ def check_rerun(root: Path, target: Target, selection: str, kill: Kill, config: 
     assert list(processes_of(root)) == []
 
 
-@pytest.mark.slow
 def test_ingest_is_killed(root: Path) -> None:
     target = Target("clips/shard-00000")
     check_rerun(root, target, FOOTAGE, *killed(root, target, FOOTAGE, 5.0))
 
 
-@pytest.mark.slow
 def test_training_is_killed(root: Path) -> None:
     target, selection = Target("generator", "run"), f"{FOOTAGE} or key:generator"
     check_rerun(root, target, selection, *killed(root, target, selection, 5.0))
 
 
-@pytest.mark.slow
 def test_pairs_are_killed_and_the_doctor_clears_up(root: Path) -> None:
     target = Target("companion_pairs/shard-00000.generated")
     selection = f"{FOOTAGE} or key:generator or key:identity_encoder or key:companion_pairs"
