@@ -223,6 +223,11 @@ class FlowConfig(Config):
     lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
     texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")
 
+    @property
+    def sampling_noise(self) -> float:
+        """Standard deviation of the noise that sampling starts from."""
+        return self.temperature * self.noise_scale
+
 
 PhaseName = Literal["base", "generator", "editor", "lip", "texture"]
 

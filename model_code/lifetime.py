@@ -12,6 +12,8 @@ from multiprocessing import get_context
 
 PARENT = "WORKER_PARENT"
 """Environment variable: the process that this one must not outlive."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables: how many threads a started process's libraries take."""
 PR_SET_PDEATHSIG = 1
 
 logger = logging.getLogger(__name__)

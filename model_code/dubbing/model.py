@@ -214,7 +214,7 @@ class DubbingPipelineModel:
             prediction=flow.prediction,
             context=context,
             motion=None if previous is None else self._encode(previous),
-            noise_scale=flow.temperature * flow.noise_scale,
+            noise_scale=flow.sampling_noise,
             border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
         )

@@ -183,7 +183,7 @@ def step_flops(phase: PhaseConfig, config: TransformerConfig, crop_size: int, co
         for part, seen in ((share * (1 - silent_share), sample), (share * silent_share, silent)):
             total += part * training_flops(config, seen, phase.lora)
             blocks += part * block_flops(config, seen)
-            total += part * phase.own_estimates * forward_flops(config, sample)
+        total += share * phase.own_estimates * forward_flops(config, sample)
     return total + _pixel_flops(phase, crop_size, codec), blocks
 
 

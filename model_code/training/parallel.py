@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model_code.config import Sharding
 from model_code.errors import InputError
-from model_code.lifetime import die_with_parent
+from model_code.lifetime import THREADS, die_with_parent
 
 PATIENCE = timedelta(days=1)
 """How long one process waits for another that lives."""
@@ -39,7 +39,6 @@ PARTING = 10.0
 """Seconds for the others to end, and for this process to notice that one has."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at whether the others live."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 logger = logging.getLogger(__name__)
 _asking = threading.Lock()

@@ -80,16 +80,20 @@ class Critics:
     perceptual: FrameCritic | None = None
 
 
+def _unwrapped(model: nn.Module) -> Any:
+    """The transformer itself, where DDP stands in for it."""
+    return getattr(model, "module", model)
+
+
 def takes_context(model: nn.Module) -> bool:
     """Whether the transformer has context channels."""
-    config: Any = getattr(model, "module", model).config
-    return bool(config["context_channels"])
+    return bool(_unwrapped(model).config["context_channels"])
 
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """The model that sampling starts with: experts act on its later steps alone."""
-    plain: Any = getattr(model, "module", model)
+    plain = _unwrapped(model)
     if not getattr(plain, "peft_config", None):
         yield
         return

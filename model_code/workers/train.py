@@ -235,7 +235,7 @@ def samples(model: DubbingTransformer, phase: Phase, data: TrainingSet) -> list[
         guidance=Guidance.constant(),
         prediction=phase.flow.prediction,
         context=context,
-        noise_scale=phase.flow.temperature * phase.flow.noise_scale,
+        noise_scale=phase.flow.sampling_noise,
     )
     seen = context if context is not None else phase.reference(batch)
     videos = [[to_frames(video) for video in codec.decode(latents)] for latents in (seen, batch.target, made)]

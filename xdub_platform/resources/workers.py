@@ -23,7 +23,7 @@ from typing import Any
 import dagster as dg
 
 from model_code.files import write_json
-from model_code.lifetime import PARENT
+from model_code.lifetime import PARENT, THREADS
 from model_code.workers.run import RESULT
 from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
@@ -132,7 +132,7 @@ class Workers(dg.ConfigurableResource):
 
     def _launch(self, context: dg.AssetExecutionContext, command: list[str], log_path: Path, count: int) -> int:
         session = _quiet_session(context)
-        threads = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        threads = dict.fromkeys(THREADS, str(count))
         with session as pipes, log_path.open("ab") as log:
             parent = {PARENT: str(os.getpid())}
             environment = {**os.environ, **threads, **parent, **pipes.get_bootstrap_env_vars()}
