@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -36,4 +37,9 @@ def die_with_parent(parent: int | None = None, by: signal.Signals = signal.SIGKI
 
 def process_pool(processes: int) -> ProcessPoolExecutor:
     """Spawned processes that end with this one, however it ends."""
-    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+
+
+def _begin(parent: int) -> None:
+    die_with_parent(parent)
+    gc.freeze()  # as in a worker: the imports stay, and nobody need search them for garbage

@@ -236,7 +236,7 @@ class PhasesSettings(Config):
 
     generator: PhaseConfig = PhaseConfig(
         phase="generator",
-        steps=30,
+        steps=20,
         batch_size=16,
         cells=8,
         whole_from=0.9,

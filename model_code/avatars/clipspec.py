@@ -184,7 +184,9 @@ def fit_utterance(utterance: Utterance, n_frames: int) -> Utterance:
     return replace(utterance, samples=samples)
 
 
-def render_spec(spec: ClipSpec, size: int, speech: Utterance | None = None) -> tuple[Rendered, Utterance]:
+def render_spec(
+    spec: ClipSpec, size: int, speech: Utterance | None = None, first: int | None = None
+) -> tuple[Rendered, Utterance]:
     """Renders a clip, or its exact reference dub to another speech.
 
     Args:
@@ -192,9 +194,10 @@ def render_spec(spec: ClipSpec, size: int, speech: Utterance | None = None) -> t
         size: side of the frames in pixels.
         speech: another utterance; head, light, head motion, blinks and mood stay bit for bit, the mouth follows this
             one. A shorter speech is followed by silence and a mouth at rest, a longer one is cut.
+        first: only so many frames are rendered, as they are in the whole clip; None renders all.
 
     Returns:
-        The rendered clip of ``spec.n_frames`` frames and the utterance that it speaks, of the same length.
+        The rendered clip of ``spec.n_frames`` or `first` frames and the utterance that it speaks, of the whole length.
     """
     own = speech_of(spec)
     mouth = mouth_coefficients(own, spec.n_frames)
@@ -202,5 +205,5 @@ def render_spec(spec: ClipSpec, size: int, speech: Utterance | None = None) -> t
     if speech is not None:
         performance = replace_speech(performance, mouth_coefficients(speech, spec.n_frames))
     scene = draw_scene(rng_for("scene", spec.seed), spec.n_frames, spec.condition)
-    rendered = render(avatar_for(spec.head_seed, spec.kind), performance, scene, size)
+    rendered = render(avatar_for(spec.head_seed, spec.kind), performance, scene, size, first)
     return rendered, fit_utterance(own if speech is None else speech, spec.n_frames)

@@ -133,7 +133,7 @@ def _body_motion(performance: Performance) -> tuple[Array, Array]:
     return slow(performance.rotation) * np.array([0.5, 0.1, 0.15]), slow(performance.translation)
 
 
-def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) -> Rendered:
+def render(avatar: Avatar, performance: Performance, scene: Scene, size: int, first: int | None = None) -> Rendered:
     """Renders a clip.
 
     Args:
@@ -141,6 +141,7 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
         performance: T frames of motion.
         scene: T frames of light.
         size: S, side of the square frames in pixels.
+        first: only so many frames are rendered, as they are in the whole clip; None renders all.
 
     Raises:
         ValueError: if performance and scene differ in length.
@@ -148,6 +149,8 @@ def render(avatar: Avatar, performance: Performance, scene: Scene, size: int) ->
     n_frames = len(performance.coefficients)
     if len(scene.light_colors) != n_frames:
         raise ValueError(f"the performance has {n_frames} frames, the scene {len(scene.light_colors)}")
+    if first is not None:
+        n_frames = min(n_frames, first)
     anatomy = _measure(avatar)
     openness, interior = _openness(avatar, anatomy)
     deformed = avatar.deform(performance.coefficients)

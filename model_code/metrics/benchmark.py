@@ -11,8 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import nullcontext
+from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
 from model_code.files import write_text
-from model_code.lifetime import process_pool
 from model_code.media.ingest import ingest_file
 from model_code.media.sample import ClipSample
 from model_code.media.video import write_video
@@ -45,6 +43,8 @@ from model_code.speech.espeak import Utterance
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_FRAME = 640
+PERCEIVED_EVERY = 3
+"""Every so many frames one is shown to the perceptual encoder: those 0.12 s apart say the same."""
 Dubber = Callable[[Sequence[DubItem]], Sequence[np.ndarray]]
 """Dubs many clips: one uint8 (T,S,S,3) array an item."""
 SyncScores = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
@@ -182,30 +182,29 @@ def build_cases(
     landmarker: Landmarker,
     folder: Path,
     *,
-    processes: int = 1,
+    pool: Executor,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Case]:
-    """Renders, ingests and cuts every case; what `folder` already holds is read back.
+    """Renders (in `pool`), ingests and cuts every case; what `folder` already holds is read back.
 
     A clip that ingest turns away is left out with a warning.
     """
     specs = case_specs(config, corpus)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [spec for spec in specs if not _case_path(folder, spec, config).is_file()]
-    with process_pool(processes) as pool:
-        jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, folder) for spec in missing}
-        cases = []
-        for number, spec in enumerate(specs, 1):
-            path = _case_path(folder, spec, config)
-            if spec.name in jobs:
-                jobs[spec.name].result()
-                case = _cut_case(spec, config, media, landmarker, folder)
-                if case is not None:
-                    case.save(path)
-            if path.is_file():
-                cases.append(Case.load(path))
-            if progress:
-                progress(number, len(specs))
+    jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, folder) for spec in missing}
+    cases = []
+    for number, spec in enumerate(specs, 1):
+        path = _case_path(folder, spec, config)
+        if spec.name in jobs:
+            jobs[spec.name].result()
+            case = _cut_case(spec, config, media, landmarker, folder)
+            if case is not None:
+                case.save(path)
+        if path.is_file():
+            cases.append(Case.load(path))
+        if progress:
+            progress(number, len(specs))
     return cases
 
 
@@ -220,7 +219,7 @@ def _render_case(spec: ClipSpec, config: BenchmarkConfig, size: int, folder: Pat
     speech = other_speech(spec, ("benchmark", config.seed), "heldout")
     reference, driving = render_spec(spec, size, speech)
     silence = Utterance(np.zeros(spec.n_frames * SAMPLES_PER_FRAME, np.float32), ())
-    silent, _ = render_spec(spec, size, silence)
+    silent, _ = render_spec(spec, size, silence, first=config.silent_frames)
     if own.occluder.any():
         mask = np.repeat(own.occluder[..., None].astype(np.uint8) * 255, 3, axis=-1)
         write_video(folder / f"{spec.name}.occluder.mp4", mask, crf=CRF)
@@ -231,7 +230,7 @@ def _render_case(spec: ClipSpec, config: BenchmarkConfig, size: int, folder: Pat
         sentence=speech.text,
         samples=driving.samples,
         reference=reference.frames,
-        silent=silent.frames[: config.silent_frames],
+        silent=silent.frames,
         input_curves=own.mouth,
         reference_curves=reference.mouth,
         input_landmarks=own.landmarks,
@@ -342,7 +341,8 @@ def run_benchmark(
     final: str,
     versions: Mapping[str, str] | None = None,
     differences: Sequence[tuple[str, str]] = (("editor", "generator"), ("lip", "editor"), ("texture", "lip")),
-    processes: int = 1,
+    pool: Executor | None = None,
+    threads: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Dubs and scores every case with every dubber, and writes it all down.
@@ -359,8 +359,8 @@ def run_benchmark(
         final: The row whose videos are written and whose scores stand for the run.
         versions: Row name -> text that changes with the dubber: rows scored before with the same text are read back.
         differences: See `summarise`.
-        processes: In how many processes rows are made at once, at most one for each of this one's threads; dubbers and
-            judges then travel there.
+        pool: Processes that make the dubbers' rows at once; dubbers and judges travel there. None makes all here.
+        threads: Of torch in each of them.
         progress: Told the name of each row that is waited for.
 
     Returns:
@@ -375,19 +375,16 @@ def run_benchmark(
     jobs = {
         row: (cases, row, dub, judges, out, row == final, wanted[row]) for row, dub in rows.items() if row not in stored
     }
-    processes = min(processes, torch.get_num_threads())
-    threads = torch.get_num_threads() // processes
-    with process_pool(processes) if processes > 1 else nullcontext() as pool:
-        elsewhere: dict[str, Future[dict[str, Any]]] = {}
-        if pool:
-            elsewhere = {row: pool.submit(score_row, *job, threads) for row, job in jobs.items() if row in dubbers}
-        for row in rows:
-            if progress:
-                progress(row)
-            if row in elsewhere:
-                stored[row] = elsewhere[row].result()
-            elif row in jobs:
-                stored[row] = score_row(*jobs[row])
+    elsewhere: dict[str, Future[dict[str, Any]]] = {}
+    if pool:
+        elsewhere = {row: pool.submit(score_row, *job, threads) for row, job in jobs.items() if row in dubbers}
+    for row in rows:
+        if progress:
+            progress(row)
+        if row in elsewhere:
+            stored[row] = elsewhere[row].result()
+        elif row in jobs:
+            stored[row] = score_row(*jobs[row])
     results = {row: [RowCase.model_validate(one) for one in stored[row]["cases"]] for row in rows}
     frechet = {row: stored[row]["frechet"] for row in rows if stored[row]["frechet"]}
     records = [_record(case, {row: scored[i] for row, scored in results.items()}) for i, case in enumerate(cases)]
@@ -506,20 +503,17 @@ def _record(case: Case, rows: dict[str, RowCase]) -> CaseRecord:
 def _features(judges: Judges, clips: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     if judges.perceptual is None:
         return None
-    return [_in_batches(judges.perceptual.embed, clip) for clip in clips]
+    return [_perceived(judges.perceptual.embed, clip) for clip in clips]
 
 
 def _perceptual_distance(encoder: PerceptualEncoder | None, a: np.ndarray, b: np.ndarray) -> float | None:
-    return None if encoder is None else float(_in_batches(encoder.distance, a, b).mean())
+    return None if encoder is None else float(_perceived(encoder.distance, a, b).mean())
 
 
 @torch.inference_mode()
-def _in_batches(function: Callable[..., torch.Tensor], *clips: np.ndarray, batch: int = 64) -> np.ndarray:
-    parts = [
-        function(*(torch.from_numpy(clip[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1 for clip in clips))
-        for i in range(0, len(clips[0]), batch)
-    ]
-    values: np.ndarray = torch.cat(parts).numpy()
+def _perceived(function: Callable[..., torch.Tensor], *clips: np.ndarray) -> np.ndarray:
+    shown = (torch.from_numpy(clip[::PERCEIVED_EVERY]).permute(0, 3, 1, 2).float() / 127.5 - 1 for clip in clips)
+    values: np.ndarray = function(*shown).numpy()
     return values
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from model_code import base
 from model_code.backbones.audio import AudioEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, add_expert, load_transformer
+from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
 from model_code.metrics.benchmark import Dubber, Judges, build_cases, run_benchmark
 from model_code.metrics.scores import verdicts
@@ -44,33 +46,36 @@ class BenchmarkWorkerConfig(WorkerConfig):
     media: MediaConfig = MediaConfig()
     flow: FlowConfig = FlowConfig()
     versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
-    processes: int = Field(1, description="Processes that render cases and, on a CPU, make rows.")
+    processes: int = Field(1, description="Processes that render cases and, on a CPU, make rows; one a thread at most.")
 
 
 def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Builds the cases, dubs them with every model, scores them."""
     place = f"{seed_for(config.media.model_dump_json(), config.base):x}"
-    cases = build_cases(
-        config.benchmark,
-        config.corpus,
-        config.media,
-        base.load("landmarker"),
-        (config.cache or config.work) / "cases" / place,
-        processes=config.processes,
-        progress=lambda done, total: progress("cases", done, total, {}),
-    )
-    rows = dubbers(config)
-    done = iter(range(1, len(rows) + 3))
-    scores = run_benchmark(
-        cases,
-        rows,
-        judges(config),
-        config.output,
-        final=FINAL,
-        versions={row: f"{config.versions} {config.flow.model_dump_json()} {config.base}" for row in rows},
-        processes=1 if config.device.startswith("cuda") else config.processes,
-        progress=lambda row: progress(f"score {row}", next(done), len(rows) + 2, {}),
-    )
+    processes = min(config.processes, torch.get_num_threads())
+    with process_pool(processes) as pool:
+        cases = build_cases(
+            config.benchmark,
+            config.corpus,
+            config.media,
+            base.load("landmarker"),
+            (config.cache or config.work) / "cases" / place,
+            pool=pool,
+            progress=lambda done, total: progress("cases", done, total, {}),
+        )
+        rows = dubbers(config)
+        done = iter(range(1, len(rows) + 3))
+        scores = run_benchmark(
+            cases,
+            rows,
+            judges(config),
+            config.output,
+            final=FINAL,
+            versions={row: f"{config.versions} {config.flow.model_dump_json()} {config.base}" for row in rows},
+            pool=None if config.device.startswith("cuda") or processes == 1 else pool,
+            threads=torch.get_num_threads() // processes,
+            progress=lambda row: progress(f"score {row}", next(done), len(rows) + 2, {}),
+        )
     shown = [_videos(config.output / "cases" / case.case_id) for case in cases[:SHOWN]]
     contact_sheet(shown, config.output / "cases.png")
     final = scores["rows"][FINAL]

@@ -9,6 +9,7 @@ terminal as a bar.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import math
@@ -82,6 +83,7 @@ def main(config_type: type[C], work: Work[C], arguments: Sequence[str] | None = 
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     die_with_parent()
+    gc.freeze()  # what is imported by now stays to the end, which then need not search it for garbage
     parser = argparse.ArgumentParser(description=sys.modules[work.__module__].__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON file")
     path: Path = parser.parse_args(arguments).config

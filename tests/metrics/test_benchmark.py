@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import crop_boxes
+from model_code.lifetime import process_pool
 from model_code.media.video import read_video
 from model_code.metrics.benchmark import Case, Judges, build_cases, case_specs, run_benchmark
 from model_code.metrics.evaluators.identity_judge import IdentityJudge
@@ -99,19 +101,18 @@ def test_a_run_writes_everything_and_resumes(cases: list[Case], judges: Judges, 
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def pool() -> Iterator[Executor]:
+    with process_pool(2) as started:
+        yield started
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, pool: Executor, tmp_path: Path) -> None:
     rows = {"generator": _HalfWay(), "editor": _HalfWay()}
     told: list[str] = []
     one = run_benchmark(cases, rows, judges, tmp_path / "one", final="editor")
-    two = run_benchmark(cases, rows, judges, tmp_path / "two", final="editor", processes=2, progress=told.append)
+    two = run_benchmark(
+        cases, rows, judges, tmp_path / "two", final="editor", pool=pool, threads=1, progress=told.append
+    )
     assert two == one
     assert told == ["copy", "generator", "editor", "exact"]
     assert [dubber.calls for dubber in rows.values()] == [2, 2], "the second run's dubbers were other processes'"
@@ -121,13 +122,14 @@ def test_two_processes_score_as_one_does(cases: list[Case], judges: Judges, tmp_
     assert (tmp_path / "two" / "cases" / cases[0].case_id / "dub.mp4").is_file()
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_two_processes_go_on_where_a_killed_run_ended(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+def test_two_processes_go_on_where_a_killed_run_ended(
+    cases: list[Case], judges: Judges, pool: Executor, tmp_path: Path
+) -> None:
     versions = dict.fromkeys((COPY, "generator", "editor", EXACT), "1")
 
     def run() -> dict[str, Any]:
         rows = {"generator": _HalfWay(), "editor": _HalfWay()}
-        return run_benchmark(cases, rows, judges, tmp_path, final="editor", versions=versions, processes=2)
+        return run_benchmark(cases, rows, judges, tmp_path, final="editor", versions=versions, pool=pool, threads=1)
 
     def written() -> dict[str, int]:
         return {row: (tmp_path / "rows" / f"{row}.json").stat().st_mtime_ns for row in versions}
@@ -217,12 +219,12 @@ def test_fresh_heads_are_others_for_another_seed() -> None:
 
 
 @pytest.mark.slow
-def test_cases_go_through_the_ordinary_ingest(tmp_path: Path) -> None:
+def test_cases_go_through_the_ordinary_ingest(pool: Executor, tmp_path: Path) -> None:
     if not (base.FOLDER / "landmarker" / "config.json").is_file():
         pytest.skip("the shipped landmarker is not there yet: make pretrain")
     config = BenchmarkConfig(cases=1, heads_seed=5, seconds=1.2, silent_frames=5)
     landmarker = base.load("landmarker")
-    built = build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path)
+    built = build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path, pool=pool)
     assert len(built) == 1
     case = built[0]
     assert case.frames.shape == case.reference.shape
@@ -230,4 +232,4 @@ def test_cases_go_through_the_ordinary_ingest(tmp_path: Path) -> None:
     assert len(case.samples) == 640 * len(case.frames)
     # ingest's landmarks against the renderer's, in the same crop
     assert np.abs(case.landmarks - case.input_truth).mean() < 0.06 * SIZE
-    assert build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path)[0].seed == case.seed
+    assert build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path, pool=pool)[0].seed == case.seed

@@ -23,11 +23,13 @@ CASES = """
 import sys
 from pathlib import Path
 from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
+from model_code.lifetime import process_pool
 from model_code.metrics.benchmark import build_cases
 
 if __name__ == "__main__":
     config = BenchmarkConfig(cases=8, heads_seed=5, seconds=1.0)
-    build_cases(config, CorpusConfig(frame_size=64), MediaConfig(), None, Path(sys.argv[1]), processes=2)
+    with process_pool(2) as pool:
+        build_cases(config, CorpusConfig(frame_size=64), MediaConfig(), None, Path(sys.argv[1]), pool=pool)
 """
 
 
