@@ -74,7 +74,7 @@ class ProcessSettings(Config):
 
     threads: int = Field(1, ge=1, description="OMP threads of a worker that others run beside.")
     training_threads: int = Field(
-        2, ge=1, description="OMP threads of training and scoring, which run alone; shared by their processes."
+        2, ge=1, description="OMP threads of what runs alone (editor, scoring) or trains in several processes; shared."
     )
     training_processes: int = Field(
         1, ge=1, description="Processes that train one model together; on cuda each takes an accelerator of its own."
@@ -305,14 +305,14 @@ FULL_SCALE_PHASES = {
 PROFILES: dict[Profile, dict[str, Any]] = {
     "embedded": {},
     "embedded-full": {
-        "syncnet": {"steps": 400},
-        "identity": {"steps": 600},
+        "syncnet": {"steps": 300},
+        "identity": {"steps": 400},
         "pairs": {"clip_fraction": 1.0, "rendered_per_shard": 32},
         "phases": {
-            "generator": {"steps": 400},
-            "editor": {"steps": 1100},
-            "lip": {"steps": 100},
-            "texture": {"steps": 100},
+            "generator": {"steps": 100},
+            "editor": {"steps": 400},
+            "lip": {"steps": 40},
+            "texture": {"steps": 40},
         },
         "benchmark": {"cases": 24},
     },

@@ -30,8 +30,8 @@ from xdub_platform.locks import Owner, owned
 from xdub_platform.settings import TRAINED_TOGETHER
 
 LOG_LINES = 15
-ALONE = TRAINED_TOGETHER | {"benchmark_scores"}
-"""Assets whose workers keep every core busy; the rest run two at a time with a thread each."""
+ALONE = frozenset({"editor", "benchmark_scores"})
+"""Assets that nothing runs beside: their workers get every core; the rest run two at a time with a thread each."""
 
 
 HOW = frozenset({"processes", "sharding"})
@@ -65,7 +65,7 @@ class Workers(dg.ConfigurableResource):
     Args:
         work_root: Folder for configs, checkpoints and unfinished output; on the registry's file system.
         threads: OMP threads of a worker that others run beside.
-        training_threads: OMP threads of the workers of `ALONE`.
+        training_threads: OMP threads of the workers of `ALONE`, and of those that train in several processes.
         training_processes: Processes that train one model together.
     """
 
@@ -121,7 +121,8 @@ class Workers(dg.ConfigurableResource):
         finished.unlink(missing_ok=True)
         write_json(config_path, resolved)
         command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
-        threads = self.training_threads if name in ALONE else self.threads
+        together = name in TRAINED_TOGETHER and config.get("processes", 1) > 1
+        threads = self.training_threads if name in ALONE or together else self.threads
         status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
