@@ -158,14 +158,20 @@ def dub(
     version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     speaker: Annotated[
-        int | None, typer.Option(min=1, help="Which face, counted from the left in every shot; none: the largest.")
-    ] = None,
+        str,
+        typer.Option(
+            help="Which face: its number from the left in every shot, or sync: the one whose lips fit the video's own "
+            "sound; none: the largest."
+        ),
+    ] = "",
     profile: Profile = None,
 ) -> None:
     """Dub VIDEO to the speech in AUDIO with the registered model."""
+    from model_code.dubbing.speaker import parse_speaker
     from xdub_platform.dubbing import dub_with_registered
 
-    told = dub_with_registered(_settings(profile), video, audio, output, version, seed, speaker)
+    chosen = parse_speaker(speaker)
+    told = dub_with_registered(_settings(profile), video, audio, output, version, seed, chosen)
     for line in told:
         typer.echo(line)
 

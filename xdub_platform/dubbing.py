@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from model_code.dubbing.speaker import Speaker
 from model_code.errors import InputError
 from model_code.files import write_json
 from xdub_platform.integrity import verified
@@ -19,11 +20,9 @@ from xdub_platform.platform import Platform, build_platform
 from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from model_code.dubbing.dub import DubReport, Progress
-    from model_code.dubbing.model import DubbingPipelineModel
+    from model_code.dubbing.dub import DubReport
+    from model_code.dubbing.listener import Listener
+    from model_code.dubbing.who import Progress
 
 
 def registered(platform: Platform, version: str, into: Path | None = None) -> tuple[Path, str]:
@@ -67,6 +66,7 @@ class RegisteredDubber:
             folder, self.version = registered(platform, version, Path(scratch))
             self._model = DubbingPipelineModel.from_pretrained(folder).to(device)
         self._landmarker = base.load("landmarker")
+        self._store = platform.store
         self._media = platform.settings.media.model_copy(update={"crop_size": self._model.config.crop_size})
 
     def dub(
@@ -76,7 +76,7 @@ class RegisteredDubber:
         output: Path,
         *,
         seed: int = 0,
-        speaker: int | None = None,
+        speaker: Speaker = None,
         progress: Progress | None = None,
         limits: Mapping[str, Any] | None = None,
     ) -> DubReport:
@@ -87,12 +87,12 @@ class RegisteredDubber:
             audio: The new speech.
             output: The mp4 to write.
             seed: Of the noise.
-            speaker: Which face, counted from the left; None: the largest.
-            progress: Told (stage, done, in all) at every frame and window; what it raises ends the dub.
+            speaker: Which face.
+            progress: Told (stage, done, in all) at every frame; what it raises ends the dub.
             limits: Fields of `MediaConfig` that are narrower here.
 
         Raises:
-            InputError: Files that cannot be used, or no such face in any frame.
+            InputError: Files that cannot be used, no such face in any frame, or nothing to tell who speaks by.
         """
         from model_code.dubbing.dub import dub_file
 
@@ -100,34 +100,32 @@ class RegisteredDubber:
             video,
             audio,
             output,
-            _Windows(self._model, progress),
+            self._model,
             self._landmarker,
             self._media.model_copy(update=dict(limits or {})),
             version=self.version,
             seed=seed,
-            speaker=speaker,
+            speaker=self._listener() if speaker == "sync" else speaker,
             progress=progress,
         )
 
+    def _listener(self) -> Listener:
+        """With the chain's SyncNet as it is now: a dubber is used longer than one."""
+        from model_code import base
+        from model_code.dubbing.listener import Listener
+        from model_code.metrics.syncnet import SyncNet
 
-class _Windows:
-    """Tells of every window of a shot."""
-
-    def __init__(self, model: DubbingPipelineModel, progress: Progress | None) -> None:
-        self._model, self._progress = model, progress
-
-    def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
-        from model_code.dubbing.model import DubItem
-
-        def told(done: int, total: int) -> None:
-            if self._progress is not None:
-                self._progress("windows of a shot", done, total)
-
-        return self._model.dub_many([DubItem(frames, samples, seed)], progress=told)[0]
+        made = self._store.get("syncnet")
+        if made is None:
+            raise InputError(
+                "no SyncNet was trained yet: nothing tells who speaks",
+                "make the asset `syncnet` (`xdub run --select key:syncnet+`), or name the speaker by number",
+            )
+        return Listener(SyncNet.from_pretrained(made.path).eval(), base.load("audio_encoder"))
 
 
 def dub_with_registered(
-    settings: Settings, video: Path, audio: Path, output: Path, version: str, seed: int, speaker: int | None
+    settings: Settings, video: Path, audio: Path, output: Path, version: str, seed: int, speaker: Speaker
 ) -> list[str]:
     """Dubs a file; returns lines for the user."""
     from rich.console import Console

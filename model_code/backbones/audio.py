@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_code.backbones.saved import SavedModule
-from model_code.media.audio import log_mel
+from model_code.media.audio import HOP, Sound, log_mel_rows
 from model_code.speech.visemes import GROUPS, SPEECH_COEFFICIENTS
 
 Floats = NDArray[np.float32]
@@ -98,25 +98,28 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
         return (hidden - self.mean) / self.scale
 
     @torch.no_grad()
-    def encode(self, samples: Floats) -> Floats:
-        """Features (ceil(N / 320), features) of `samples` (N,) at 16 kHz.
+    def encode(self, sound: Sound, length: int | None = None) -> Floats:
+        """Features (ceil(N / 320), features) of `sound` (N,) at 16 kHz.
 
-        Long sound goes through in chunks that overlap by more than the receptive field: the result is that of
-        the whole, in bounded memory.
+        Long sound is read and goes through in chunks that overlap by more than the receptive field: the result is
+        that of the whole, in bounded memory.
+
+        Args:
+            sound: Samples.
+            length: N; cut, or followed by silence, to so many samples. None: all of them.
         """
-        mel = log_mel(samples)
-        if len(mel) == 0:
-            return np.zeros((0, self.config.features), np.float32)
-        count = -(-len(mel) // 2)
-        mel = np.pad(mel, ((0, 2 * count - len(mel)), (0, 0)), constant_values=-1.0)
-        parts = []
+        length = len(sound) if length is None else length
+        rows = -(-length // HOP)
+        count = -(-rows // 2)
+        features = np.empty((count, self.config.features), np.float32)
         for start in range(0, count, _CHUNK):
             stop = min(start + _CHUNK, count)
             first, last = max(0, start - _MARGIN), min(count, stop + _MARGIN)
-            chunk = torch.from_numpy(mel[2 * first : 2 * last])[None].to(self.mean.device)
-            features = self(chunk)[0].float().cpu().numpy()
-            parts.append(features[start - first : start - first + stop - start])
-        return np.concatenate(parts)
+            mel = log_mel_rows(sound, length, 2 * first, min(2 * last, rows))
+            mel = np.pad(mel, ((0, 2 * (last - first) - len(mel)), (0, 0)), constant_values=-1.0)
+            chunk = self(torch.from_numpy(mel)[None].to(self.mean.device))[0].float().cpu().numpy()
+            features[start:stop] = chunk[start - first : start - first + stop - start]
+        return features
 
 
 def window_indices(n_features: int, n_latent_frames: int, window: int, start_frame: int = 0) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from model_code.backbones.pieces import CausalPieces, NearPieces, PieceDecoder
 from model_code.backbones.saved import SavedModule
 from model_code.errors import InputError
 
@@ -38,6 +39,9 @@ class LatentCodec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Maps latents (B,C,F,h,w) to video (B,3,4(F-1)+1,H,W) in [-1,1]; differentiable."""
+
+    def in_pieces(self) -> PieceDecoder:
+        """A decoder of one long video's latents that come piece by piece."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes the codec into `folder`."""
@@ -204,6 +208,10 @@ class BlockCodec(SavedModule[BlockCodecConfig]):
             blocks = blocks + self.refiner(whitened).permute(0, 1, 3, 4, 2)
         return self.from_blocks(blocks)
 
+    def in_pieces(self) -> PieceDecoder:
+        """`decode` piece by piece; the refiner looks at its neighbours twice, so two latent frames decide exactly."""
+        return NearPieces(self.decode, reach=2)
+
 
 class WanCodec(nn.Module):
     """diffusers' `AutoencoderKLWan` behind the codec interface; latents are the posterior's normalised mode.
@@ -242,7 +250,15 @@ class WanCodec(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Maps normalised latents to video in [-1,1]."""
-        return self.vae.decode(latents * self.deviation + self.mean).sample
+        return self.vae.decode(self._raw(latents)).sample
+
+    def in_pieces(self) -> PieceDecoder:
+        """`decode` piece by piece."""
+        return CausalPieces(self.vae, self._raw)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        """Normalised latents as the autoencoder takes them."""
+        return latents * self.deviation + self.mean
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes the autoencoder as diffusers does."""

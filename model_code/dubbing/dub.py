@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -17,36 +16,35 @@ from numpy.typing import NDArray
 
 from model_code.config import MediaConfig
 from model_code.dubbing.color import match_color
-from model_code.dubbing.longform import output_frames, pingpong, runs
+from model_code.dubbing.listener import Listener
+from model_code.dubbing.longform import runs
 from model_code.dubbing.paste import paste
+from model_code.dubbing.plan import DubPlan, plan_dub
+from model_code.dubbing.strand import DubbedPart
+from model_code.dubbing.who import Progress, first, told
 from model_code.errors import InputError
-from model_code.faces.crop import crop_yuv, to_crop
-from model_code.faces.detect import FaceFinder
-from model_code.faces.follow import Follower
+from model_code.faces.crop import crop_yuv
 from model_code.faces.landmarker import Landmarker
-from model_code.faces.masks import paste_mask
+from model_code.media.audio import Excerpt, Sound
 from model_code.media.probe import DEMUXERS
-from model_code.media.shots import find_cuts
-from model_code.media.spool import FrameSpool
-from model_code.media.video import read_audio, stream_video, write_video
+from model_code.media.spool import FrameSpool, spooled_sound
+from model_code.media.video import stream_audio, stream_video, write_video
 from model_code.media.yuv import YuvFrame
 from model_code.seeding import seed_for
 
-F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-log = logging.getLogger(__name__)
 
 CRF = 15
 """Keeps the luma of what was not touched above 45 dB."""
-Progress = Callable[[str, int, int], None]
-"""Told (stage, done, in all)."""
+NAMED = 5
+"""Places that a note lists."""
 
 
 class DubbingModel(Protocol):
     """What `dub_file` needs of a model."""
 
-    def dub_crops(self, frames: U8, samples: F32, seed: int) -> U8:
-        """Dubs (T, S, S, 3) crops of any length to 16 kHz sound; same shape back."""
+    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, seed: int) -> Iterator[DubbedPart]:
+        """Dubs `count` crops (S, S, 3) to 16 kHz sound, part by part; as many come back."""
         ...
 
 
@@ -72,32 +70,16 @@ class DubReport:
 
 
 @dataclass(frozen=True)
-class DubPlan:
-    """Everything known before pasting.
+class NoisyWindow:
+    """A window that came out as noise at first.
 
     Attributes:
-        source: (N,) source frame of every output frame.
-        boxes: (M, 4) crop box of every source frame.
-        masks: Paste weights of a source frame's crop, (S, S); computed when asked for.
-        crops: (N, S, S, 3) dubbed crops in output order; meaningless where not `dubbed`.
-        dubbed: (N,) which output frames get their crop.
-        faces: Most faces seen at once.
-        shots: Number of shots.
+        start: Its first output frame.
+        remains: Whether the best of all seeds still looks like noise.
     """
 
-    source: NDArray[np.intp]
-    boxes: F32
-    landmarks: F32
-    crops: U8
-    dubbed: NDArray[np.bool_]
-    faces: int
-    shots: int
-
-    def mask(self, source: int) -> F32:
-        """(S, S) paste weights of a source frame's crop."""
-        size = self.crops.shape[1]
-        points = to_crop(self.landmarks[source : source + 1], self.boxes[source : source + 1], size)
-        return paste_mask(points, size)[0]
+    start: int
+    remains: bool
 
 
 def dub_file(
@@ -110,7 +92,7 @@ def dub_file(
     *,
     version: str = "unregistered",
     seed: int = 0,
-    speaker: int | None = None,
+    speaker: int | Listener | None = None,
     progress: Progress | None = None,
 ) -> DubReport:
     """Writes `video` with one of its faces speaking `audio`.
@@ -127,8 +109,8 @@ def dub_file(
         config: Rates and limits.
         version: Model version for the output's metadata, which says that it is synthetic.
         seed: Of the model's noise.
-        speaker: Which face, counted from the left in every shot; a shot that never shows so many is left alone.
-            None: the largest.
+        speaker: Which face, counted from the left in every shot; a shot that never shows so many is left alone. A
+            listener: in every shot the one whose lips fit the video's own sound best. None: the largest.
         progress: Told (stage, done, in all); what it raises ends the dub and leaves nothing.
 
     Raises:
@@ -138,94 +120,114 @@ def dub_file(
     out = Path(out)
     if not out.parent.is_dir():
         raise InputError(f"the folder '{out.parent}' of the output does not exist", "create it")
-    samples = read_audio(audio, config)
-    plan, n_source = plan_dub(video, samples, model, landmarker, config, seed, speaker, progress)
-    count = len(plan.source)
     comment = f"Synthetic: the mouth was dubbed to other speech by xdub_platform, model xdub-dubber {version}"
-    with tempfile.TemporaryDirectory(prefix=".xdub-", dir=out.parent) as folder:
+    with (
+        spooled_sound(stream_audio(audio, config)) as sound,
+        tempfile.TemporaryDirectory(prefix=".xdub-", dir=out.parent) as folder,
+    ):
+        plan = plan_dub(video, len(sound), landmarker, config, speaker, progress)
+        count = len(plan.source)
         silent, done = Path(folder) / "silent.mp4", Path(folder) / "done.mp4"
-        shown = _told(pasted(video, plan, config), count, "paste and encode", progress)
+        noisy: list[NoisyWindow] = []
+        shown = told(dubbed_frames(video, plan, sound, model, config, seed, noisy), count, "dub", progress)
         write_video(silent, shown, config.fps, crf=CRF)
         _mux(silent, Path(audio), done, comment)
         done.replace(out)
-    notes = tuple(_notes(plan, n_source, config, speaker))
+    notes = (*_notes(plan, config), *_noise_notes(noisy, config))
     return DubReport(count, count / config.fps, int(plan.dubbed.sum()), plan.faces, plan.shots, notes)
 
 
-def plan_dub(
+def dubbed_frames(
     video: str | Path,
-    samples: F32,
+    plan: DubPlan,
+    sound: Sound,
     model: DubbingModel,
-    landmarker: Landmarker,
     config: MediaConfig,
     seed: int = 0,
-    speaker: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[DubPlan, int]:
-    """First pass: follows the face and dubs its crops. Returns the plan and the number of source frames seen."""
-    size = config.crop_size
-    n_out = output_frames(len(samples), config.sample_rate, config.fps)
-    looked = _told(_first(stream_video(video, config), n_out + 1), n_out + 1, "look for cuts", progress)
-    cuts, n_source = find_cuts(looked)
-    used = min(n_source, n_out)
-    cuts = [cut for cut in cuts if cut < used]
-    landmarks, boxes = np.zeros((used, 68, 2), np.float32), np.zeros((used, 4), np.float32)
-    found = np.zeros(used, bool)
-    faces = 0
-    frames = _told(stream_video(video, config), used, "follow the face", progress)
-    for start, end in pairwise([0, *cuts, used]):
-        track = Follower(FaceFinder(landmarker), config.crop_scale, speaker=speaker).follow(_first(frames, end - start))
-        if track is not None:
-            landmarks[start:end], boxes[start:end], found[start:end] = track.landmarks, track.boxes, track.found
-            faces = max(faces, track.faces)
-    if not found.any():
-        name = Path(video).name
-        if (speaker or 1) > 1:
-            raise InputError(f"'{name}' never shows {speaker} faces at once", "give the speaker a lower number")
-        raise InputError(f"no face was found in '{name}'", "give a video with a face in view")
-    crops = np.zeros((used, size, size, 3), np.uint8)
-    for index, frame in enumerate(_first(stream_video(video, config), used)):
-        if found[index]:
-            crops[index] = crop_yuv(frame, boxes[index], size)
-    source = pingpong(used, n_out)
-    shot = np.searchsorted(np.array(cuts), np.arange(used), side="right")[source]
-    breaks = np.diff(shot, prepend=shot[:1]) != 0
-    dubbed = found[source]
-    result = np.zeros((n_out, size, size, 3), np.uint8)
-    step = config.sample_rate // config.fps
-    for start, end in runs(dubbed, breaks):
-        part = crops[source[start:end]]
-        new = model.dub_crops(part, samples[start * step : end * step], seed_for("dub", seed, start))
-        result[start:end] = match_color(new, part)
-        if progress is not None:
-            progress("dub", end, n_out)
-    return DubPlan(source, boxes, landmarks, result, dubbed, faces, len(cuts) + 1), n_source
+    noisy: list[NoisyWindow] | None = None,
+) -> Iterator[YuvFrame]:
+    """The output's frames before encoding.
 
+    One reader goes ahead by a window for the crops, another follows and pastes them. Where the video runs back and
+    forth both read what a spool keeps, else each decodes for itself: no more is held than a window.
 
-def pasted(video: str | Path, plan: DubPlan, config: MediaConfig) -> Iterator[YuvFrame]:
-    """Second pass: the output's frames before encoding."""
-    used = len(plan.boxes)
-    frames = _first(stream_video(video, config), used)
-    with FrameSpool(keep=len(plan.source) > used) as spool:
-        for index, source in enumerate(plan.source.tolist()):
-            frame = spool.add(next(frames)) if index < used else spool[source]
+    Args:
+        video: As in `dub_file`, as what is not listed here.
+        plan: Of this video and sound.
+        sound: The new one.
+        model: Dubs crops.
+        config: Rates and limits.
+        seed: Of the model's noise.
+        noisy: Gets the windows that came out as noise.
+    """
+    noisy = [] if noisy is None else noisy
+    with tempfile.TemporaryFile() as file:
+        spool = FrameSpool(stream_video(video, config), file)
+
+        def read() -> Iterator[YuvFrame]:
+            if plan.repeats:
+                return (spool[index] for index in plan.source.tolist())
+            return first(stream_video(video, config), len(plan.source))
+
+        crops = _dubbed_crops(read(), plan, sound, model, config, seed, noisy)
+        for index, frame in enumerate(read()):
             if plan.dubbed[index]:
-                frame = paste(frame, plan.crops[index], plan.boxes[source], plan.mask(source))
-            yield frame
+                source = plan.source[index]
+                yield paste(frame, next(crops), plan.boxes[source], plan.mask(source, config.crop_size))
+            else:
+                yield frame
 
 
-def _notes(plan: DubPlan, n_source: int, config: MediaConfig, speaker: int | None) -> Iterator[str]:
+def _dubbed_crops(
+    frames: Iterator[YuvFrame],
+    plan: DubPlan,
+    sound: Sound,
+    model: DubbingModel,
+    config: MediaConfig,
+    seed: int,
+    noisy: list[NoisyWindow],
+) -> Iterator[U8]:
+    """Dubbed and colour-corrected crops of the frames that get one, in order."""
+    step = config.sample_rate // config.fps
+    numbered = enumerate(frames)
+    for start, end in runs(plan.dubbed, plan.breaks):
+        kept: deque[U8] = deque()  # until they are dubbed
+
+        def crops(end: int = end, start: int = start, kept: deque[U8] = kept) -> Iterator[U8]:
+            for index, frame in numbered:
+                if index >= start:
+                    kept.append(crop_yuv(frame, plan.boxes[plan.source[index]], config.crop_size))
+                    yield kept[-1]
+                if index + 1 == end:
+                    return
+
+        heard = Excerpt(sound, start * step, end * step)
+        for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start)):
+            if part.retries or part.noise:
+                noisy.append(NoisyWindow(start + part.start, part.noise))
+            if len(part.frames):
+                yield from match_color(part.frames, np.stack([kept.popleft() for _ in part.frames]))
+
+
+def _notes(plan: DubPlan, config: MediaConfig) -> Iterator[str]:
     count, used = len(plan.source), len(plan.boxes)
-    if n_source > count:
+    if plan.longer:
         yield f"the video is longer than the audio: cut to {count / config.fps:.2f} s"
-    elif used < count:
+    elif plan.repeats:
         yield f"the video ({used / config.fps:.2f} s) is shorter than the audio: it runs back and forth"
     if plan.faces > 1:
-        which = "the largest" if speaker is None else f"number {speaker} from the left"
-        yield f"{plan.faces} faces: {which} was dubbed"
+        yield f"{plan.faces} faces: {plan.chosen} was dubbed"
     missing = count - int(plan.dubbed.sum())
     if missing:
         yield f"{missing} of {count} frames do not show the face and were left as they are"
+
+
+def _noise_notes(noisy: Sequence[NoisyWindow], config: MediaConfig) -> Iterator[str]:
+    for remains, told_of in ((False, "made again with another seed"), (True, "no other seed helped, look at it")):
+        at = [f"{window.start / config.fps:.1f} s" for window in noisy if window.remains == remains]
+        if at:
+            more = f" and {len(at) - NAMED} more" if len(at) > NAMED else ""
+            yield f"noise instead of a face at {', '.join(at[:NAMED])}{more}: {told_of}"
 
 
 def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:
@@ -251,20 +253,3 @@ def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:
     except ffmpeg.Error as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise InputError(f"the sound of '{audio.name}' could not be added: {last[0]}", "convert it to wav") from None
-
-
-def _first(frames: Iterator[YuvFrame], count: int) -> Iterator[YuvFrame]:
-    """Takes up to `count` frames and no more."""
-    for _ in range(count):
-        frame = next(frames, None)
-        if frame is None:
-            return
-        yield frame
-
-
-def _told(frames: Iterator[YuvFrame], count: int, stage: str, progress: Progress | None) -> Iterator[YuvFrame]:
-    """Tells of every frame, so that whoever listens can also end the dub there by raising."""
-    for index, frame in enumerate(frames, 1):
-        yield frame
-        if progress is not None:
-            progress(stage, index, count)

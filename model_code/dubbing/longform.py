@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -47,31 +46,29 @@ def windows(n_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
     return spans
 
 
-def padded_frames(n_frames: int, window: int, overlap: int) -> int:
-    """Frames that whole `windows` cover (release: 77 + 72 ceil((n - 77) / 72), never less than one window)."""
-    return window + (window - overlap) * max(0, math.ceil((n_frames - window) / (window - overlap)))
-
-
-def stitch_latents(parts: Sequence[Tensor], motion: int) -> Tensor:
+class Stitcher:
     """Joins the latents of consecutive windows, as in the release, to be decoded as one.
 
     The last frame of each window is averaged with the last motion frame of the next, which stands at its place; of
-    the next window the frames after its motion frames follow.
+    the next window the frames after its motion frames follow. n windows of F frames give F + (n - 1) (F - motion).
 
     Args:
-        parts: (C, F, h, w) of each window, in order.
         motion: Motion frames at the beginning of every window but the first, in latent frames, at least 1.
-
-    Returns:
-        (C, F + (len(parts) - 1) (F - motion), h, w).
     """
-    joined = list(parts[:1])
-    for part in parts[1:]:
-        before = joined[-1]
-        seam = (before[:, -1:] + part[:, motion - 1 : motion]) / 2
-        joined[-1] = torch.cat([before[:, :-1], seam], dim=1)
-        joined.append(part[:, motion:])
-    return torch.cat(joined, dim=1)
+
+    def __init__(self, motion: int) -> None:
+        self._motion = motion
+        self._end: Tensor | None = None
+
+    def push(self, window: Tensor, last: bool) -> Tensor:
+        """Takes the latents (C,F,h,w) of the next window; returns those that no later window changes."""
+        if self._end is not None:
+            seam = (self._end + window[:, self._motion - 1 : self._motion]) / 2
+            window = torch.cat([seam, window[:, self._motion :]], dim=1)
+        if last:
+            return window
+        self._end = window[:, -1:]
+        return window[:, :-1]
 
 
 def runs(usable: NDArray[np.bool_], breaks: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -7,10 +7,10 @@ A folder holds `codec/`, `audio_encoder/`, `transformer/`, one LoRA folder an ex
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,11 +26,16 @@ from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import experts_by_step, sigmas
 from model_code.dubbing.color import match_color
-from model_code.dubbing.longform import padded_frames, stitch_latents, windows
+from model_code.dubbing.longform import Stitcher, windows
+from model_code.dubbing.noise import noisiness
+from model_code.dubbing.strand import DubbedPart, DubItem, Reel, Strand
 from model_code.errors import InputError
 from model_code.files import write_json
+from model_code.media.audio import Sound
 from model_code.seeding import seed_for
 from model_code.training.data import latent_length, masked_context, to_frames, to_network
+
+log = logging.getLogger(__name__)
 
 SAMPLES_PER_FRAME = 640
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -54,25 +59,9 @@ class DubberConfig(Config):
         "latents are joined and decoded as one, and motion frames are colour-corrected.",
     )
     experts: tuple[str, ...] = Field((), description="LoRA adapters: `lip`, `texture`.")
-
-
-@dataclass(frozen=True)
-class DubItem:
-    """One clip to dub.
-
-    Attributes:
-        frames: (T, S, S, 3) uint8 crops.
-        samples: 16 kHz sound; cut or followed by silence to T frames.
-        seed: Decides the noise.
-        landmarks: (T, 68, 2); a generator needs them for its mask.
-        occluder: (T, S, S) bool, kept by a generator; None if nothing is in the way.
-    """
-
-    frames: NDArray[np.uint8]
-    samples: NDArray[np.float32]
-    seed: int = 0
-    landmarks: NDArray[np.float32] | None = None
-    occluder: NDArray[np.bool_] | None = None
+    noise_retries: int = Field(
+        2, ge=0, description="How often a window that came out as noise is made again, each time with another seed."
+    )
 
 
 class DubbingPipelineModel:
@@ -121,7 +110,6 @@ class DubbingPipelineModel:
         """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""
         return self.dub_many([DubItem(frames, samples, seed)])[0]
 
-    @torch.no_grad()
     def dub_many(
         self,
         items: Sequence[DubItem],
@@ -129,9 +117,6 @@ class DubbingPipelineModel:
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """Dubs many clips; every clip's result is the same in any company up to rounding.
-
-        The clips go window by window: the n-th windows of all clips share batches, each starting from the
-        last `overlap_frames` of its clip's window before.
 
         Args:
             items: What to dub.
@@ -144,55 +129,92 @@ class DubbingPipelineModel:
         Raises:
             InputError: Crops of another size than the model's, or a generator without landmarks.
         """
+        parts: list[list[NDArray[np.uint8]]] = [[] for _ in items]
+        for number, part in self._in_windows(items, batch_size, progress):
+            parts[number].append(part.frames)
+        return [np.concatenate(own) for own in parts]
+
+    def dub_stream(
+        self, frames: Iterable[NDArray[np.uint8]], count: int, samples: Sound, seed: int
+    ) -> Iterator[DubbedPart]:
+        """Dubs one clip of `count` crops (S, S, 3) as they come, in memory that does not grow with its length.
+
+        Only the sound's features stay whole, 13 kB a second of them.
+
+        Raises:
+            InputError: As `dub_many`.
+        """
+        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed)]):
+            yield part
+
+    @torch.no_grad()
+    def _in_windows(
+        self, items: Sequence[DubItem], batch_size: int = 1, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[int, DubbedPart]]:
+        """Number of the item and its next frames.
+
+        The clips go window by window: the n-th windows of all clips share batches, each starting from the
+        last `overlap_frames` of its clip's window before.
+        """
         for item in items:
             self._check(item)
+        strands = [self._strand(item) for item in items]
         length, overlap = self.config.window_frames, self.config.overlap_frames
-        starts: list[list[int]] = [[start for start, _ in windows(len(item.frames), length, overlap)] for item in items]
-        features = [self._features(item) for item in items]
-        outputs = [
-            np.empty((padded_frames(len(item.frames), length, overlap), *item.frames.shape[1:]), np.uint8)
-            for item in items
-        ]
-        stitched = self.config.stitching == "latents"
-        parts: list[list[Tensor]] = [[] for _ in items]
-        done = 0
-        for index, start in enumerate(sorted(starts, key=len)[-1] if starts else []):
-            active = [number for number, own in enumerate(starts) if len(own) > index]
+        done, total = 0, sum(len(strand.starts) for strand in strands)
+        for index in range(max((len(strand.starts) for strand in strands), default=0)):
+            active = [number for number, strand in enumerate(strands) if len(strand.starts) > index]
             for begin in range(0, len(active), batch_size):
                 chosen = active[begin : begin + batch_size]
-                previous = [outputs[number][start : start + overlap] for number in chosen]
-                latents = self._window(
-                    [items[number] for number in chosen],
-                    [features[number] for number in chosen],
-                    start,
-                    previous if index else None,
-                )
-                skip = overlap if index else 0
-                for number, own, video in zip(chosen, latents, self.codec.decode(latents), strict=True):
-                    window = to_frames(video)
-                    if stitched:
-                        window = match_color(window, _part(items[number].frames, start, length))
-                        parts[number].append(own)
-                    outputs[number][start + skip : start + length] = window[skip:]
+                start = strands[chosen[0]].starts[index]
+                latents = self._window([strands[number] for number in chosen], start)
+                for number, made, video in zip(chosen, latents, self.codec.decode(latents), strict=True):
+                    strand, source = strands[number], _part(strands[number].item.frames, start, length)
+                    window, own, retries, noise = self._without_noise(strand, source, start, to_frames(video), made)
+                    if strand.joined is None:
+                        fresh = window[overlap if index else 0 :]
+                    else:
+                        window = match_color(window, source)
+                        fresh = to_frames(strand.decode(own, last=index + 1 == len(strand.starts)))
+                    strand.motion = window[length - overlap :]
+                    yield number, DubbedPart(strand.take(fresh), start, retries, noise)
                 done += len(chosen)
                 if progress is not None:
-                    progress(done, sum(map(len, starts)))
-        if stitched:
-            joined = (stitch_latents(own, latent_length(overlap)) for own in parts)
-            outputs = [to_frames(self.codec.decode(own[None])[0]) for own in joined]
-        return [output[: len(item.frames)] for output, item in zip(outputs, items, strict=True)]
+                    progress(done, total)
 
-    def _window(
-        self,
-        items: list[DubItem],
-        features: list[NDArray[np.float32]],
-        start: int,
-        previous: list[NDArray[np.uint8]] | None,
-    ) -> Tensor:
-        """Clean latents (B,C,F,h,w) of one window of every item."""
+    def _without_noise(
+        self, strand: Strand, source: NDArray[np.uint8], start: int, window: NDArray[np.uint8], latents: Tensor
+    ) -> tuple[NDArray[np.uint8], Tensor, int, bool]:
+        """A window, made again while it looks like noise: the best frames, their latents, how often, whether still."""
+        best, retries = (noisiness(window, source), window, latents), 0
+        while best[0] > 1 and retries < self.config.noise_retries:
+            retries += 1
+            again = self._window([strand], start, retries)
+            frames = to_frames(self.codec.decode(again)[0])
+            best = min(best, (noisiness(frames, source), frames, again[0]), key=lambda made: made[0])
+        if retries:
+            log.warning(
+                "the window from frame %d looked like noise: %d more seeds, noisiness now %.2f (noise from 1)",
+                start,
+                retries,
+                best[0],
+            )
+        return best[1], best[2], retries, best[0] > 1
+
+    def _strand(self, item: DubItem) -> Strand:
+        length, overlap = self.config.window_frames, self.config.overlap_frames
+        starts = [start for start, _ in windows(len(item.frames), length, overlap)]
+        features = self.audio_encoder.encode(item.samples, len(item.frames) * SAMPLES_PER_FRAME)
+        stitched = self.config.stitching == "latents"
+        joined = (Stitcher(latent_length(overlap)), self.codec.in_pieces()) if stitched else None
+        return Strand(item, features, starts, joined)
+
+    def _window(self, strands: Sequence[Strand], start: int, retry: int = 0) -> Tensor:
+        """Clean latents (B,C,F,h,w) of the window from frame `start` of every strand; each retry has other noise."""
         config, flow = self.config, self.config.flow
         length = latent_length(config.window_frames)
+        items = [strand.item for strand in strands]
         frames = [_part(item.frames, start, config.window_frames) for item in items]
+        motion = [strand.motion for strand in strands if strand.motion is not None]
         if config.mode == "editor":
             reference = self._encode(frames)
             context = reference if self.transformer.config["context_channels"] else None
@@ -200,8 +222,10 @@ class DubbingPipelineModel:
             middle = config.window_frames // 2
             reference = self._encode([part[middle : middle + 1] for part in frames])
             context = self._encode([self._masked(item, start) for item in items])
-        audio = np.stack([audio_windows(part, length, self._audio_window, start_frame=start) for part in features])
-        noise = torch.stack([self._noise(item.seed, start, length) for item in items]).to(self.device)
+        audio = np.stack(
+            [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
+        )
+        noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
         times = sigmas(flow.sampling_steps, flow.sampling_shift)
         experts = experts_by_step(times, self._windows)
         latents = sample(
@@ -213,7 +237,7 @@ class DubbingPipelineModel:
             guidance=Guidance.of(flow),
             prediction=flow.prediction,
             context=context,
-            motion=None if previous is None else self._encode(previous),
+            motion=self._encode(motion) if motion else None,
             noise_scale=flow.sampling_noise,
             border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
@@ -251,19 +275,14 @@ class DubbingPipelineModel:
         frames, landmarks = _part(item.frames, start, count), _part(item.landmarks, start, count)
         return masked_context(frames, landmarks, occluder, self.transformer.config["context_fill"], count // 2)
 
-    def _noise(self, seed: int, start: int, length: int) -> Tensor:
+    def _noise(self, seed: int, start: int, length: int, retry: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor
-        generator = torch.Generator().manual_seed(seed_for("dub", seed, start))
+        generator = torch.Generator().manual_seed(seed_for("dub", seed, start, *([retry] if retry else [])))
         return torch.randn(self.codec.latent_channels, length, side, side, generator=generator)
-
-    def _features(self, item: DubItem) -> NDArray[np.float32]:
-        wanted = len(item.frames) * SAMPLES_PER_FRAME
-        sound = item.samples[:wanted]
-        return self.audio_encoder.encode(np.pad(sound, (0, wanted - len(sound))).astype(np.float32))
 
     def _check(self, item: DubItem) -> None:
         size = self.config.crop_size
-        if item.frames.ndim != 4 or item.frames.shape[1:] != (size, size, 3) or not len(item.frames):
+        if item.frames.shape[1:] != (size, size, 3) or not len(item.frames):
             raise InputError(f"crops of shape {item.frames.shape}", f"this model takes (T, {size}, {size}, 3)")
         if self.config.mode == "generator" and item.landmarks is None:
             raise InputError(
@@ -347,6 +366,8 @@ def add_expert(transformer: DubbingTransformer, name: str, folder: Path | str) -
     )
 
 
-def _part(values: NDArray[Scalar], start: int, count: int) -> NDArray[Scalar]:
+def _part(values: NDArray[Scalar] | Reel, start: int, count: int) -> NDArray[Any]:
     """`count` frames from `start`, the last one repeated beyond the end."""
+    if isinstance(values, Reel):
+        return values.part(start, count)
     return values[np.minimum(np.arange(start, start + count), len(values) - 1)]

@@ -50,16 +50,25 @@ class Follower:
         chunk: Looks in a batch.
         speaker: Which face, counted from the left where that many are first seen; once lost it is looked for where it
             was. None: the largest.
+        others: Tracks of the same shot: the largest face that none of them follows is followed, and once lost it is
+            looked for where it was. None: there is but one to follow, see `speaker`.
     """
 
     def __init__(
-        self, finder: FaceFinder, crop_scale: float, step: int = 3, chunk: int = 4, speaker: int | None = None
+        self,
+        finder: FaceFinder,
+        crop_scale: float,
+        step: int = 3,
+        chunk: int = 4,
+        speaker: int | None = None,
+        others: Sequence[Track] | None = None,
     ) -> None:
         self.finder = finder
         self.crop_scale = crop_scale
         self.step = step
         self.chunk = chunk
         self.speaker = speaker
+        self.others = others
 
     def follow(self, frames: Iterable[YuvFrame]) -> Track | None:
         """Tracks through a shot; None if no frame shows a face."""
@@ -92,12 +101,12 @@ class Follower:
                 indices = [index for index, _ in rest]
                 return list(zip(indices, landmarks, confidence.tolist(), strict=True))
         for index, frame in rest:
-            look = self._look_once(frame, state)
+            look = self._look_once(index, frame, state)
             if look is not None:
                 out.append((index, *look))
         return out
 
-    def _look_once(self, frame: YuvFrame, state: _State) -> tuple[F32, float] | None:
+    def _look_once(self, index: int, frame: YuvFrame, state: _State) -> tuple[F32, float] | None:
         if state.box is not None:
             box = state.box
             for _ in range(2):
@@ -112,20 +121,25 @@ class Follower:
             return None
         faces = self.finder.find(frame)
         state.faces = max(state.faces, len(faces))
-        face = self._chosen(faces, state.lost)
+        face = self._chosen(index, faces, state.lost)
         if face is None:
             state.patience = 2
             return None
         state.box = face.box
         return face.landmarks, face.confidence
 
-    def _chosen(self, faces: Sequence[Face], lost: F32 | None) -> Face | None:
+    def _chosen(self, index: int, faces: Sequence[Face], lost: F32 | None) -> Face | None:
         """The one to follow among a frame's faces, the largest first; `lost` is where it was last seen."""
-        if self.speaker is None:
+        if self.speaker is None and self.others is None:
             return faces[0] if faces else None
+        if self.others is not None:
+            held = [face_box(one.landmarks[index : index + 1])[0] for one in self.others if one.found[index]]
+            faces = [face for face in faces if all(_away(face.box, box) > 0.5 * face.side for box in held)]
         if lost is not None:
             near = [face for face in faces if _away(face.box, lost) < face.side]
             return min(near, key=lambda face: _away(face.box, lost), default=None)
+        if self.speaker is None:
+            return faces[0] if faces else None
         from_left = sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
         return from_left[self.speaker - 1] if len(from_left) >= self.speaker else None
 
@@ -155,9 +169,12 @@ def _interpolated(looks: list[tuple[int, F32, float]], count: int, step: int, fa
     points = np.stack([landmarks for _, landmarks, _ in looks]).reshape(len(looks), -1)
     sure = np.array([confidence for _, _, confidence in looks])
     frames = np.arange(count)
-    columns = [np.interp(frames, places, column) for column in points.T]
-    landmarks = np.stack(columns, -1).reshape(count, 68, 2).astype(np.float32)
+    columns = np.empty((count, 2 * 68), np.float32)
+    for column, values in enumerate(points.T):
+        columns[:, column] = np.interp(frames, places, values)
+    landmarks = columns.reshape(count, 68, 2)
     confidence = np.interp(frames, places, sure)
-    nearest = np.abs(places[None] - frames[:, None]).min(1)
+    after = np.minimum(np.searchsorted(places, frames), len(places) - 1)
+    nearest = np.minimum(np.abs(places[after] - frames), np.abs(frames - places[np.maximum(after - 1, 0)]))
     confidence[nearest >= step] = 0.0
     return Track(landmarks, confidence.astype(np.float32), crop_boxes(landmarks, scale), faces)

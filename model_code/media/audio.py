@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,32 @@ from scipy.fft import dct, rfft
 from scipy.signal import resample_poly
 
 Floats = NDArray[np.float32]
+
+
+class Sound(Protocol):
+    """Samples (N,) that are read slice by slice: an array, or a file as long as you like."""
+
+    def __len__(self) -> int:
+        """Samples in all."""
+
+    def __getitem__(self, span: slice, /) -> Floats:
+        """The samples of a span without step."""
+
+
+class Excerpt:
+    """The samples [first, last) of a sound as far as there are any, read when they are asked for."""
+
+    def __init__(self, sound: Sound, first: int, last: int) -> None:
+        self._sound = sound
+        self._first, self._last, _ = slice(first, last).indices(len(sound))
+
+    def __len__(self) -> int:
+        return max(0, self._last - self._first)
+
+    def __getitem__(self, span: slice, /) -> Floats:
+        first, last, _ = span.indices(len(self))
+        return self._sound[self._first + first : self._first + last]
+
 
 SAMPLE_RATE = 16_000
 HOP = 160
@@ -66,6 +93,18 @@ def mel_power(samples: Floats, bands: int = 80) -> Floats:
 def log_mel(samples: Floats, bands: int = 80) -> Floats:
     """Log-mel spectrogram (ceil(N / 160), bands), scaled so that silence is -1 and loud speech is near 1."""
     return normalise_mel(mel_power(samples, bands))
+
+
+def log_mel_rows(sound: Sound, length: int, first: int, last: int, bands: int = 80) -> Floats:
+    """Rows [first, last) of `log_mel` of the whole sound, cut or followed by silence to `length` samples.
+
+    Only the samples around these rows are read.
+    """
+    begin = max(0, first - 1)  # a row looks 120 samples beyond its own 160
+    end = min((last + 1) * HOP, length)
+    part = sound[begin * HOP : end]
+    silence = np.zeros(end - begin * HOP - len(part), np.float32)
+    return log_mel(np.concatenate([part, silence]), bands)[first - begin : last - begin]
 
 
 def normalise_mel(power: Floats) -> Floats:

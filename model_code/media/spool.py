@@ -1,13 +1,15 @@
-"""Frames on disk, for those who want them again in another order."""
+"""Frames and sound on disk, for those who want them again or in parts."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from types import TracebackType
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_code.errors import InputError
 from model_code.media.yuv import YuvFrame
@@ -17,44 +19,32 @@ RESERVE = 1 << 30
 
 
 class FrameSpool:
-    """Keeps the planes of equally large frames in a nameless temporary file.
+    """The frames of a stream by index, all of one size; what was read stays in a temporary file.
 
     Args:
-        keep: False keeps nothing: `add` only passes frames through.
+        frames: The stream; read as far as somebody asks.
+        file: Takes the planes.
     """
 
-    def __init__(self, keep: bool) -> None:
-        self._file: IO[bytes] | None = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 - closed on exit
+    def __init__(self, frames: Iterator[YuvFrame], file: IO[bytes]) -> None:
+        self._frames, self._file = frames, file
         self._like: YuvFrame | None = None
-
-    def __enter__(self) -> FrameSpool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, frame: YuvFrame) -> YuvFrame:
-        """Stores the next frame and returns it.
-
-        Raises:
-            InputError: If the disk is almost full.
-        """
-        if self._file is not None:
-            if self._like is None:
-                self._like = frame
-            if shutil.disk_usage(tempfile.gettempdir()).free < RESERVE:
-                raise InputError("the temporary folder is full", "free space, or give audio no longer than the video")
-            for plane in frame.planes():
-                self._file.write(plane.tobytes())
-        return frame
+        self._count = 0
 
     def __getitem__(self, index: int) -> YuvFrame:
-        if self._file is None or self._like is None:
-            raise IndexError(index)
+        """Frame `index`.
+
+        Raises:
+            InputError: The disk is almost full.
+            IndexError: The stream ends before.
+        """
+        while self._count <= index:
+            frame = next(self._frames, None)
+            if frame is None:
+                raise IndexError(index)
+            self._add(frame)
         like = self._like
+        assert like is not None
         sizes = [plane.size for plane in like.planes()]
         self._file.seek(index * sum(sizes))
         data = np.frombuffer(self._file.read(sum(sizes)), np.uint8)
@@ -62,3 +52,39 @@ class FrameSpool:
             part.reshape(p.shape) for part, p in zip(np.split(data, np.cumsum(sizes)[:-1]), like.planes(), strict=True)
         )
         return YuvFrame(y, u, v, like.space, like.full_range)
+
+    def _add(self, frame: YuvFrame) -> None:
+        if self._like is None:
+            self._like = frame
+        if shutil.disk_usage(tempfile.gettempdir()).free < RESERVE:
+            raise InputError("the temporary folder is full", "free space, or give audio no longer than the video")
+        self._file.seek(0, 2)
+        for plane in frame.planes():
+            self._file.write(plane.tobytes())
+        self._count += 1
+
+
+class SpooledSound:
+    """Samples (N,) float32 in a file (see `model_code.media.audio.Sound`)."""
+
+    def __init__(self, file: IO[bytes], count: int) -> None:
+        self._file, self._count = file, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, span: slice, /) -> NDArray[np.float32]:
+        first, last, _ = span.indices(self._count)
+        self._file.seek(4 * first)
+        return np.frombuffer(self._file.read(4 * max(0, last - first)), np.float32)
+
+
+@contextmanager
+def spooled_sound(chunks: Iterable[NDArray[np.float32]]) -> Iterator[SpooledSound]:
+    """Writes sound that comes in chunks to a temporary file, 4 MB a minute, and reads it from there."""
+    with tempfile.TemporaryFile() as file:
+        count = 0
+        for chunk in chunks:
+            file.write(chunk.tobytes())
+            count += len(chunk)
+        yield SpooledSound(file, count)

@@ -120,7 +120,7 @@ def read_video(source: Source, config: MediaConfig | None = None) -> Video:
     audio = None
     with open_media(source) as container:
         if container.streams.audio:
-            audio = _decode_audio(container, source_name(source), config, _start(container))
+            audio = _joined(_decode_audio(container, source_name(source), config, _start(container)))
     return Video(np.stack(frames), config.fps, audio, config.sample_rate)
 
 
@@ -132,16 +132,27 @@ def read_audio(source: Source, config: MediaConfig | None = None) -> F32:
     Raises:
         InputError: If the file cannot be read, has no sound, or exceeds the limits.
     """
+    return _joined(stream_audio(source, config))
+
+
+def stream_audio(source: Source, config: MediaConfig | None = None) -> Iterator[F32]:
+    """`read_audio` chunk by chunk.
+
+    Raises:
+        InputError: As `read_audio`; if there are 0 s of sound, at the end.
+    """
     config = config or MediaConfig()
     name = source_name(source)
+    empty = True
     with open_media(source) as container:
         info = check_limits(container, name, config)
         if not info.has_audio:
             raise InputError(f"{name} has no sound", "give a file with a sound stream")
-        samples = _decode_audio(container, name, config, _start(container) if info.has_video else None)
-    if len(samples) == 0:
+        for chunk in _decode_audio(container, name, config, _start(container) if info.has_video else None):
+            empty = empty and not len(chunk)
+            yield chunk
+    if empty:
         raise InputError(f"{name} holds 0 s of sound", "give a file with sound in it")
-    return samples
 
 
 def write_video(
@@ -294,33 +305,50 @@ def _start(container: InputContainer) -> float | None:
     return float(stream.start_time * stream.time_base) if stream.start_time is not None and stream.time_base else None
 
 
-def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> F32:
-    """All sound as mono float32, sample 0 at `start` seconds of the file's clock (None: at its own first sample)."""
+def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> Iterator[F32]:
+    """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first)."""
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)
     first: float | None = None
-    chunks: list[F32] = []
+    late: int | None = None  # samples by which the sound begins after `start`; below 0: so many are left out
     total = 0
+    for moment, chunk in _resampled(container, stream, config):
+        first = moment if first is None else first
+        if late is None:
+            late = round(((first or 0.0) - start) * config.sample_rate) if start is not None else 0
+            late = min(late, round(config.max_seconds * config.sample_rate))
+            if late > 0:
+                yield np.zeros(late, np.float32)
+        total += len(chunk)
+        if total > config.max_seconds * config.sample_rate:
+            raise InputError(f"{name} has more than {config.max_seconds:.0f} s of sound", "cut it into shorter files")
+        skipped = min(len(chunk), max(0, -late))
+        late += skipped
+        yield np.clip(chunk[skipped:], -1, 1)
+
+
+def _resampled(
+    container: InputContainer, stream: av.AudioStream, config: MediaConfig
+) -> Iterator[tuple[float | None, F32]]:
+    """Chunks of a sound stream at the wanted rate, each with the time of the frame that it came with."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)
+    begun = False
     for packet in container.demux(stream):
         try:
             decoded = packet.decode()
         except av.FFmpegError:
             continue
         for frame in decoded:
-            first = frame.time if first is None else first
             for part in resampler.resample(frame):
-                chunks.append(part.to_ndarray().reshape(-1).astype(np.float32))
-                total += len(chunks[-1])
-        if total > config.max_seconds * config.sample_rate:
-            raise InputError(f"{name} has more than {config.max_seconds:.0f} s of sound", "cut it into shorter files")
-    if chunks:
-        chunks += [part.to_ndarray().reshape(-1).astype(np.float32) for part in resampler.resample(None)]
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-    lag = round(((first or 0.0) - start) * config.sample_rate) if start is not None and chunks else 0
-    lag = min(lag, round(config.max_seconds * config.sample_rate))
-    samples = np.pad(samples, (lag, 0)) if lag > 0 else samples[-lag:]
-    return np.clip(samples, -1, 1).astype(np.float32)
+                begun = True
+                yield frame.time, part.to_ndarray().reshape(-1).astype(np.float32)
+    if begun:
+        for part in resampler.resample(None):
+            yield None, part.to_ndarray().reshape(-1).astype(np.float32)
+
+
+def _joined(chunks: Iterable[F32]) -> F32:
+    return np.concatenate([np.zeros(0, np.float32), *chunks])
 
 
 def _pixel_aspect(container: InputContainer) -> Fraction:

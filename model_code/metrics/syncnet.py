@@ -21,6 +21,8 @@ from model_code.backbones.saved import SavedModule
 
 WINDOW = 8
 MAX_SHIFT = 15
+FARTHEST = 2**0.5
+"""Distance of vectors that have nothing in common."""
 
 
 class SyncNetConfig(BaseModel):
@@ -120,15 +122,30 @@ def sync_scores(
     """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     audio = torch.from_numpy(fit_features(features, len(frames)))[None]
-    seen, heard = embed_windows(model, video)[0], model.embed_audio(audio)[0]
+    return compare_windows(embed_windows(model, video)[0], model.embed_audio(audio)[0], max_shift=max_shift)
+
+
+def compare_windows(
+    seen: Tensor, heard: Tensor, usable: NDArray[np.bool_] | None = None, max_shift: int = MAX_SHIFT
+) -> SyncScores:
+    """`sync_scores` of embedded windows.
+
+    Args:
+        seen: (N, D) of the lips.
+        heard: (N, D) of the sound.
+        usable: (N,) which windows of the lips count; None: all.
+        max_shift: Largest shift in frames; less where there are too few windows.
+    """
+    counts = torch.ones(len(seen), dtype=torch.bool) if usable is None else torch.from_numpy(usable)
     shifts = min(max_shift, (len(seen) - 2) // 2)
     if shifts < 1:
-        raise ValueError(f"a clip of {len(frames)} frames is too short to be shifted: give at least 12")
+        raise ValueError(f"a clip of {len(seen) + WINDOW - 1} frames is too short to be shifted: give at least 12")
     curve = []
     for shift in range(-shifts, shifts + 1):
-        first = seen[max(0, -shift) : len(seen) - max(0, shift)]
+        here = slice(max(0, -shift), len(seen) - max(0, shift))
         second = heard[max(0, shift) : len(heard) - max(0, -shift)]
-        curve.append(float((first - second).norm(dim=-1).mean()))
+        apart = (seen[here] - second).norm(dim=-1)[counts[here]]
+        curve.append(float(apart.mean()) if len(apart) else FARTHEST)
     distances = np.array(curve, np.float32)
     best = int(distances.argmin())
     return SyncScores(float(np.median(distances) - distances[best]), float(distances[best]), best - shifts, distances)

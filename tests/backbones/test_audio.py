@@ -33,6 +33,12 @@ def test_long_sound_in_chunks_equals_the_whole(encoder: AudioEncoder) -> None:
     chunked = encoder.encode(samples)
     assert chunked.shape == (-(-len(samples) // 320), 64)
     assert np.abs(chunked[: len(whole) - 20] - whole[:-20]).max() < 1e-4
+    assert np.array_equal(encoder.encode(samples[:321_000], 400_000), encoder.encode(_silent_after(samples, 321_000)))
+    assert np.array_equal(encoder.encode(samples, 30_000), encoder.encode(samples[:30_000]))
+
+
+def _silent_after(samples: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(samples[:count], (0, 400_000 - count))
 
 
 def test_a_change_of_sound_reaches_a_quarter_of_a_second(encoder: AudioEncoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,40 @@ def test_codec_interface(make, tmp_path: Path) -> None:  # type: ignore[no-untyp
         codec.encode(random_video(frames=10))
     with pytest.raises(InputError, match="36x36"):
         codec.encode(random_video(size=36))
+
+
+def wan_22() -> WanCodec:
+    """In the form of Wan2.2's: 2x2 pixels enter and leave as channels, residual blocks."""
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=8, decoder_base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True], latents_mean=[0.1] * 4, latents_std=[0.5] * 4,
+        is_residual=True, in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16,
+    )  # fmt: skip
+    return WanCodec(vae).eval()
+
+
+@pytest.mark.parametrize("make", [lambda: shaken(BlockCodec(BlockCodecConfig(refiner_width=16))), tiny_wan, wan_22])
+@pytest.mark.parametrize("pieces", [(12,), (1, 1, 1, 9), (5, 7), (4, 4, 3, 1)])
+def test_pieces_are_the_whole(make: Callable[[], LatentCodec], pieces: tuple[int, ...]) -> None:
+    """Also while others encode and decode in between."""
+    codec = make()
+    latents = torch.randn(1, codec.latent_channels, 12, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, decoder, parts = codec.decode(latents), codec.in_pieces(), []
+        for index, piece in enumerate(latents.split(pieces, dim=2)):
+            parts.append(decoder.push(piece, last=index + 1 == len(pieces)))
+            codec.decode(codec.encode(torch.zeros(1, 3, 5, 32, 32)))
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-5, rtol=0)
+
+
+def shaken(codec: BlockCodec) -> BlockCodec:
+    """With a refiner that says something: it starts as zero."""
+    torch.manual_seed(0)
+    torch.nn.init.normal_(codec.refiner.conv_out.weight, std=0.1)
+    return codec
 
 
 def test_block_codec_refuses_an_empty_folder(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import wave
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,15 +17,22 @@ from numpy.typing import NDArray
 from model_code import base
 from model_code.avatars.clipspec import draw_spec, render_spec
 from model_code.avatars.seeds import head_seed
-from model_code.config import MediaConfig
-from model_code.dubbing.dub import dub_file, pasted, plan_dub
+from model_code.config import FlowConfig, MediaConfig
+from model_code.dubbing.color import match_color
+from model_code.dubbing.dub import dub_file, dubbed_frames
+from model_code.dubbing.longform import runs
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, load_transformer
 from model_code.dubbing.paste import paste
+from model_code.dubbing.plan import plan_dub
+from model_code.dubbing.strand import DubbedPart, Reel
 from model_code.errors import InputError
 from model_code.faces.crop import crop_yuv
 from model_code.faces.landmarker import Landmarker
+from model_code.media.audio import Sound
 from model_code.media.sample import wav_bytes
 from model_code.media.video import read_audio, read_video, stream_video, write_video
 from model_code.media.yuv import YuvFrame
+from model_code.seeding import seed_for
 
 CONFIG = MediaConfig()
 F32 = NDArray[np.float32]
@@ -35,14 +45,14 @@ class PaintedMouth:
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def dub_crops(self, frames: U8, samples: F32, seed: int) -> U8:
-        self.asked.append((len(frames), len(samples)))
-        out = frames.copy()
-        for index, frame in enumerate(out):
+    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, seed: int) -> Iterator[DubbedPart]:
+        self.asked.append((count, len(samples)))
+        for index, frame in enumerate(frames):
             part = samples[index * 640 : (index + 1) * 640]
             height = 1 + int(20 * np.abs(part).mean()) if len(part) else 1
-            cv2.ellipse(frame, (48, 72), (9, min(height, 8)), 0, 0, 360, (90, 20, 30), -1, cv2.LINE_AA)
-        return out
+            painted = frame.copy()
+            cv2.ellipse(painted, (48, 72), (9, min(height, 8)), 0, 0, 360, (90, 20, 30), -1, cv2.LINE_AA)
+            yield DubbedPart(painted[None], index, 0, False)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +101,12 @@ def _check(video: Path, audio: Path, out: Path, landmarker: Landmarker) -> None:
     assert abs(len(dubbed) - len(samples)) <= 1100
     both = min(len(samples), len(dubbed))
     assert np.corrcoef(samples[:both], dubbed[:both])[0, 1] > 0.99
-    plan, _ = plan_dub(video, samples, PaintedMouth(), landmarker, CONFIG)
+    plan = plan_dub(video, len(samples), landmarker, CONFIG)
     originals = stream_video(video)
     changed = 0
-    for index, (before, after) in enumerate(zip(pasted(video, plan, CONFIG), stream_video(out), strict=True)):
+    for index, (before, after) in enumerate(
+        zip(dubbed_frames(video, plan, samples, PaintedMouth(), CONFIG), stream_video(out), strict=True)
+    ):
         if index >= len(plan.boxes):
             continue
         original = next(originals)
@@ -164,7 +176,7 @@ def two(clip: Path, tmp_path: Path) -> Path:
 
 def test_two_faces_the_largest_and_it_says_so(two: Path, landmarker: Landmarker, tmp_path: Path) -> None:
     samples = read_audio(_wav(tmp_path / "a.wav", 0.5))
-    plan, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG)
+    plan = plan_dub(two, len(samples), landmarker, CONFIG)
     assert plan.faces == 2
     assert (plan.boxes[:, 0] > 230).all()
     report = dub_file(two, tmp_path / "a.wav", tmp_path / "o.mp4", PaintedMouth(), landmarker)
@@ -173,10 +185,10 @@ def test_two_faces_the_largest_and_it_says_so(two: Path, landmarker: Landmarker,
 
 def test_the_speaker_is_the_face_that_is_named(two: Path, landmarker: Landmarker, tmp_path: Path) -> None:
     samples = read_audio(_wav(tmp_path / "a.wav", 1.6))
-    left, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=1)
+    left = plan_dub(two, len(samples), landmarker, CONFIG, speaker=1)
     assert left.dubbed.all()
     assert (left.boxes[:, 2] < 230).all()
-    right, _ = plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=2)
+    right = plan_dub(two, len(samples), landmarker, CONFIG, speaker=2)
     assert (right.boxes[right.dubbed, 0] > 230).all()  # never the other face, which is all there is for a while
     assert right.dubbed[:13].all()
     assert not right.dubbed[17:24].any()
@@ -184,7 +196,7 @@ def test_the_speaker_is_the_face_that_is_named(two: Path, landmarker: Landmarker
     report = dub_file(two, tmp_path / "a.wav", tmp_path / "o.mp4", PaintedMouth(), landmarker, speaker=1)
     assert "2 faces: number 1 from the left was dubbed" in report.notes
     with pytest.raises(InputError, match="never shows 3 faces at once"):
-        plan_dub(two, samples, PaintedMouth(), landmarker, CONFIG, speaker=3)
+        plan_dub(two, len(samples), landmarker, CONFIG, speaker=3)
 
 
 def test_frames_without_a_face_are_left_alone(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
@@ -192,12 +204,16 @@ def test_frames_without_a_face_are_left_alone(clip: Path, landmarker: Landmarker
     empty = np.broadcast_to(np.linspace(60, 120, 256, dtype=np.uint8)[:, None, None], (20, 256, 256, 3))
     write_video(tmp_path / "gap.mp4", np.concatenate([frames[:25], empty, frames[:25]]), crf=12)
     samples = read_audio(_wav(tmp_path / "a.wav", 2.8))
-    plan, _ = plan_dub(tmp_path / "gap.mp4", samples, PaintedMouth(), landmarker, CONFIG)
+    plan = plan_dub(tmp_path / "gap.mp4", len(samples), landmarker, CONFIG)
     assert plan.dubbed[:25].all()
     assert not plan.dubbed[25:45].any()
     assert plan.dubbed[45:].all()
     for index, (before, original) in enumerate(
-        zip(pasted(tmp_path / "gap.mp4", plan, CONFIG), stream_video(tmp_path / "gap.mp4"), strict=True)
+        zip(
+            dubbed_frames(tmp_path / "gap.mp4", plan, samples, PaintedMouth(), CONFIG),
+            stream_video(tmp_path / "gap.mp4"),
+            strict=True,
+        )
     ):
         if 25 <= index < 45:
             assert np.array_equal(before.y, original.y)
@@ -265,3 +281,70 @@ def test_box_outside_the_frame_is_harmless() -> None:
         np.ones((16, 16), np.float32),
     )
     assert np.array_equal(after.y, frame.y)
+
+
+class Copying:
+    """Gives the crops back window by window, as a model holds them."""
+
+    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, seed: int) -> Iterator[DubbedPart]:
+        reel = Reel(frames, count)
+        for start in range(0, count, 25):
+            yield DubbedPart(reel.part(start, 25)[: count - start], start, 0, False)
+
+
+def test_memory_does_not_grow_with_length(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    """What NumPy and Python hold at most; of each frame only places may stay: 1 kB, where a crop has 28."""
+    frames = read_video(clip).frames[:25]
+    peaks = {}
+    for times in (2, 10):
+        write_video(tmp_path / "long.mp4", (frame for _ in range(times) for frame in frames), crf=20)
+        audio = _wav(tmp_path / "long.wav", times * 1.0)
+        tracemalloc.start()
+        report = dub_file(tmp_path / "long.mp4", audio, tmp_path / "out.mp4", Copying(), landmarker)
+        peaks[report.frames] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert list(peaks) == [50, 250]
+    assert (peaks[250] - peaks[50]) / 200 < 3_000
+
+
+def test_streaming_changes_no_pixel(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    """The shipped base dubs a shot, a gap and another shot that runs back: as if all of it lay in memory."""
+    frames = read_video(clip).frames
+    empty = np.broadcast_to(np.linspace(60, 120, 256, dtype=np.uint8)[:, None, None], (8, 256, 256, 3))
+    video = tmp_path / "gap.mp4"
+    write_video(video, np.concatenate([frames[:30], empty, frames[:14]]), crf=12)
+    samples = read_audio(_wav(tmp_path / "a.wav", 3.0))
+    model = DubbingPipelineModel(
+        DubberConfig(mode="editor", flow=FlowConfig(sampling_steps=1, audio_guidance=1.0)),
+        base.load("codec"),
+        base.load("audio_encoder"),
+        load_transformer(base.FOLDER / "prior"),
+    )
+    plan = plan_dub(video, len(samples), landmarker, CONFIG)
+    assert plan.repeats
+    assert len(runs(plan.dubbed, plan.breaks)) == 3
+    source = [frame for frame, _ in zip(stream_video(video), plan.boxes, strict=True)]
+    expected = [source[index] for index in plan.source]
+    for start, end in runs(plan.dubbed, plan.breaks):
+        places = plan.source[start:end]
+        crops = np.stack([crop_yuv(source[index], plan.boxes[index], 96) for index in places])
+        new = model.dub_crops(crops, samples[start * 640 : end * 640], seed_for("dub", 4, start))
+        for index, crop in zip(range(start, end), match_color(new, crops), strict=True):
+            at = plan.source[index]
+            expected[index] = paste(source[at], crop, plan.boxes[at], plan.mask(at, 96))
+    made = list(dubbed_frames(video, plan, samples, model, CONFIG, seed=4))
+    for before, after in zip(expected, made, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(before.planes(), after.planes(), strict=True))
+
+
+def test_noise_is_told_in_the_notes(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    class Noisy(Copying):
+        def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, seed: int) -> Iterator[DubbedPart]:
+            for part in super().dub_stream(frames, count, samples, seed):
+                yield replace(part, retries=1 if part.start else 2, noise=not part.start)
+
+    report = dub_file(clip, _wav(tmp_path / "a.wav", 1.4), tmp_path / "o.mp4", Noisy(), landmarker)
+    assert report.notes[-2:] == (
+        "noise instead of a face at 1.0 s: made again with another seed",
+        "noise instead of a face at 0.0 s: no other seed helped, look at it",
+    )

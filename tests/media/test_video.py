@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 
 from model_code.config import MediaConfig
 from model_code.errors import InputError
+from model_code.media.audio import Excerpt
 from model_code.media.probe import probe
-from model_code.media.spool import FrameSpool
+from model_code.media.spool import FrameSpool, spooled_sound
 from model_code.media.video import (
     VideoFrames,
     from_mp4_bytes,
     read_audio,
     read_video,
+    stream_audio,
     stream_video,
     to_mp4_bytes,
     write_video,
@@ -316,9 +319,25 @@ def test_frames_can_be_read_again(clip: Path) -> None:
 
 def test_spool_gives_frames_back(clip: Path) -> None:
     frames = list(stream_video(clip))
-    with FrameSpool(keep=True) as spool:
-        for frame in frames:
-            spool.add(frame)
-        for index in (29, 0, 13):
+    with tempfile.TemporaryFile() as file:
+        spool = FrameSpool(iter(frames), file)
+        for index in (3, 29, 0, 13):
             for plane, kept in zip(frames[index].planes(), spool[index].planes(), strict=True):
                 assert np.array_equal(plane, kept)
+        with pytest.raises(IndexError):
+            spool[30]
+
+
+def test_sound_in_chunks_is_the_sound(tmp_path: Path) -> None:
+    samples = read_audio(_wav(tmp_path / "tone.wav", 1.3))
+    chunks = list(stream_audio(tmp_path / "tone.wav"))
+    assert len(chunks) > 1
+    assert np.array_equal(np.concatenate(chunks), samples)
+    with spooled_sound(iter(chunks)) as sound:
+        assert len(sound) == len(samples)
+        for span in (slice(0, 10), slice(5000, 20000), slice(20000, 99999), slice(None)):
+            assert np.array_equal(sound[span], samples[span])
+        part = Excerpt(sound, 300, 30000)
+        assert len(part) == len(samples) - 300
+        assert np.array_equal(part[100:200], samples[400:500])
+        assert len(Excerpt(sound, 30000, 40000)) == 0

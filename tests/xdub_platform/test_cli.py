@@ -33,6 +33,10 @@ def test_help_loads_nothing_heavy() -> None:
     ("arguments", "said"),
     [
         (["dub", "video.mp4", "speech.wav", "-o", "out.mp4"], "no version @champion of xdub-dubber is registered"),
+        (
+            ["dub", "a.mp4", "b.wav", "-o", "c.mp4", "--speaker", "left"],
+            "the speaker 'left' is neither a number from 1",
+        ),
         (["ingest", "missing.mp4"], "'missing.mp4' does not exist (check the path)"),
         (["status", "--profile", "tiny"], "setting PROFILE='tiny'"),
     ],

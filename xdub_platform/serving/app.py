@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from model_code.dubbing.speaker import Speaker
 from model_code.errors import InputError
 from xdub_platform.serving.inspection import Inspector
 from xdub_platform.serving.keys import LOCAL, Keys
@@ -42,6 +43,10 @@ JSON_LIMIT = 64 << 10
 DRAIN = 5.0
 """Seconds that a refused upload is read on, so that its client gets to read the answer."""
 RETRY_AFTER = "5"
+WHICH_FACE = (
+    "Which face: its number from the left in every shot, or `sync`, the one whose lips fit the video's own sound; "
+    "none: the largest."
+)
 REQUEST_NAME = re.compile(r"[\x21-\x7e]{1,128}")
 log = logging.getLogger("xdub.serve")
 
@@ -64,9 +69,9 @@ class Problem(BaseModel):
 class Progress(BaseModel):
     """How far a running job is."""
 
-    stage: str = Field(examples=["windows of a shot"])
-    done: int = Field(examples=[3])
-    total: int = Field(examples=[12])
+    stage: str = Field(examples=["dub"])
+    done: int = Field(examples=[60])
+    total: int = Field(examples=[240])
 
 
 class JobAnswer(BaseModel):
@@ -76,6 +81,7 @@ class JobAnswer(BaseModel):
     state: State
     progress: Progress
     seed: int = Field(examples=[0])
+    speaker: Speaker = Field(description=WHICH_FACE, examples=[None])
     attempts: int = Field(description="How often it was begun.", examples=[1])
     model_version: str | None = Field(description="Version that makes or made it; null before.", examples=["7"])
     error: str | None = Field(description="Why it failed.", examples=[None])
@@ -100,6 +106,7 @@ class NamedFiles(BaseModel):
     video: str = Field(min_length=1, max_length=1024, examples=["interviews/anna.mp4"])
     audio: str = Field(min_length=1, max_length=1024, examples=["spanish/anna.wav"])
     seed: int = Field(0, ge=0, lt=2**31, examples=[0])
+    speaker: Speaker = Field(None, description=WHICH_FACE, examples=["sync"])
 
 
 class Readiness(BaseModel):
@@ -126,6 +133,7 @@ BODY = {
                     "video": {"type": "string", "format": "binary", "description": "The face that will speak."},
                     "audio": {"type": "string", "format": "binary", "description": "What it will say."},
                     "seed": {"type": "integer", "default": 0, "description": "Decides the noise."},
+                    "speaker": {"anyOf": [{"type": "integer"}, {"const": "sync"}], "description": WHICH_FACE},
                 },
             }
         },
@@ -180,11 +188,11 @@ class Server:
                 raise ApiError(409, "this request is still arriving", "wait for it", {"Retry-After": "1"})
             return job, False
         try:
-            seed = await self._take_in(job, request, receive)
+            seed, speaker = await self._take_in(job, request, receive)
             folder = self.store.folder(job.id)
             async with self._looking:  # uploads wait for it here, not in the threads that answer everybody
                 await run_in_threadpool(self.inspector.check, folder / "video", folder / "audio")
-            queued = await run_in_threadpool(self.queue.enqueue, job.id, seed)
+            queued = await run_in_threadpool(self.queue.enqueue, job.id, seed, speaker)
             if queued is None:
                 raise ApiError(409, "the job was cancelled while its files arrived")
         except BaseException:
@@ -192,7 +200,7 @@ class Server:
             raise
         return queued, True
 
-    async def _take_in(self, job: Job, request: Request, receive: Receiver) -> int:
+    async def _take_in(self, job: Job, request: Request, receive: Receiver) -> tuple[int, Speaker]:
         await run_in_threadpool(self.store.create, job.id)
         writer = self.store.writer(job.id)
         try:
@@ -211,13 +219,13 @@ class Server:
             return self._named
         raise ApiError(415, f"a body of type '{kind[:60]}' is not taken", "send multipart/form-data or JSON")
 
-    async def _multipart(self, request: Request, writer: JobWriter) -> int:
+    async def _multipart(self, request: Request, writer: JobWriter) -> tuple[int, Speaker]:
         form = MultipartJob(request.headers["content-type"], writer)
         async for chunk in request.stream():
             await run_in_threadpool(form.feed, chunk)
         return form.finish()
 
-    async def _named(self, request: Request, writer: JobWriter) -> int:
+    async def _named(self, request: Request, writer: JobWriter) -> tuple[int, Speaker]:
         body = b""
         async for chunk in request.stream():
             body += chunk
@@ -228,17 +236,19 @@ class Server:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "JSON"
-            raise ApiError(422, f"{where}: {first['msg']}", "send video, audio and, if you like, seed") from None
+            raise ApiError(
+                422, f"{where}: {first['msg']}", "send video, audio and, if you like, seed and speaker"
+            ) from None
         for part, name in (("video", named.video), ("audio", named.audio)):
             await run_in_threadpool(writer.copy, part, self.store.named(name))
-        return named.seed
+        return named.seed, named.speaker
 
     def _forget(self, job_id: str) -> None:
         if self.queue.drop(job_id):
             self.store.remove(job_id)
 
 
-Receiver = Callable[[Request, JobWriter], Awaitable[int]]
+Receiver = Callable[[Request, JobWriter], Awaitable[tuple[int, Speaker]]]
 
 
 BEARER = HTTPBearer(auto_error=False, description="An API key.")
@@ -463,6 +473,7 @@ def _described(job: Job) -> JobAnswer:
         state=job.state,
         progress=Progress(stage=job.stage, done=job.done, total=job.total),
         seed=job.seed,
+        speaker=job.speaker,
         attempts=job.attempts,
         model_version=job.model_version,
         error=job.error,

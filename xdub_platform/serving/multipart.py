@@ -7,11 +7,13 @@ from collections.abc import Callable
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from model_code.dubbing.speaker import Speaker, parse_speaker
 from model_code.errors import InputError
 from xdub_platform.serving.store import PARTS, JobWriter
 
 LONGEST_FIELD = 32
-REMEDY = "send the fields `video`, `audio` and, if you like, `seed`"
+FIELDS = ("seed", "speaker")
+REMEDY = "send the fields `video`, `audio` and, if you like, `seed` and `speaker`"
 
 
 class MultipartJob:
@@ -35,7 +37,7 @@ class MultipartJob:
         self._disposition: dict[bytes, bytes] = {}
         self._field: str | None = None
         self._seen: set[str] = set()
-        self._seed = b""
+        self._values = dict.fromkeys(FIELDS, b"")
         self._complete = False
         handlers: dict[str, Callable[..., None]] = {
             "on_part_begin": self._on_part_begin,
@@ -62,18 +64,19 @@ class MultipartJob:
         except FormParserError as error:
             raise InputError(f"the body is no multipart form: {error}", REMEDY) from None
 
-    def finish(self) -> int:
-        """Checks that everything arrived; returns the seed.
+    def finish(self) -> tuple[int, Speaker]:
+        """Checks that everything arrived; returns seed and speaker.
 
         Raises:
-            InputError: A part is missing or the body is cut off.
+            InputError: A part is missing, the body is cut off, or a field holds something else.
         """
         if not self._complete:
             raise InputError("the body is cut off", "send it again")
         missing = [part for part in PARTS if part not in self._seen]
         if missing:
             raise InputError(f"the field `{missing[0]}` is missing", REMEDY)
-        return parse_seed(self._seed.decode(errors="replace") or "0")
+        seed, speaker = (self._values[name].decode(errors="replace") for name in FIELDS)
+        return parse_seed(seed or "0"), parse_speaker(speaker)
 
     def _on_part_begin(self) -> None:
         self._disposition, self._field = {}, None
@@ -91,7 +94,7 @@ class MultipartJob:
 
     def _on_headers_finished(self) -> None:
         name = self._disposition.get(b"name", b"").decode(errors="replace")
-        if name not in (*PARTS, "seed"):
+        if name not in (*PARTS, *FIELDS):
             raise InputError(f"the field `{name[:40]}` is unknown", REMEDY)
         if name in self._seen:
             raise InputError(f"the field `{name}` is there twice", REMEDY)
@@ -104,9 +107,10 @@ class MultipartJob:
         if self._field in PARTS:
             self._writer.write(data[start:end])
             return
-        self._seed += data[start:end]
-        if len(self._seed) > LONGEST_FIELD:
-            raise InputError("the field `seed` is too long", "give a number")
+        assert self._field is not None
+        self._values[self._field] += data[start:end]
+        if len(self._values[self._field]) > LONGEST_FIELD:
+            raise InputError(f"the field `{self._field}` is too long", REMEDY)
 
     def _on_part_end(self) -> None:
         self._writer.end()

@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, RowMapping, make_url
 
+from model_code.dubbing.speaker import Speaker, parse_speaker
 from xdub_platform.settings import Settings
 
 SQLITE_WAIT = 30.0
@@ -74,6 +75,7 @@ class Job:
         owner: Name of the key that submitted it.
         state: Where it stands.
         seed: Of the model's noise.
+        speaker: Which face is dubbed.
         attempts: How often it was begun.
         stage: What is being done now.
         done: Steps of the stage that are done.
@@ -94,6 +96,7 @@ class Job:
     owner: str
     state: State
     seed: int
+    speaker: Speaker
     attempts: int
     stage: str
     done: int
@@ -138,6 +141,7 @@ _jobs = sa.Table(
     sa.Column("request", sa.String(128)),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("speaker", sa.String(8), nullable=False, server_default=""),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("stage", sa.String(64), nullable=False, default=""),
     sa.Column("done", sa.Integer, nullable=False, default=0),
@@ -180,6 +184,7 @@ class JobQueue:
         with self._write() as connection:
             _alone(connection)
             _metadata.create_all(connection)
+            _add_columns(connection)
 
     @classmethod
     def open(cls, settings: Settings) -> JobQueue:
@@ -235,11 +240,17 @@ class JobQueue:
             connection.execute(_jobs.insert().values(values))
             return self._one(connection, str(values["id"])), True
 
-    def enqueue(self, job_id: str, seed: int) -> Job | None:
+    def enqueue(self, job_id: str, seed: int, speaker: Speaker = None) -> Job | None:
         """Puts a job whose files are complete into the queue; None if it took too long or was cancelled."""
         with self._write() as connection:
             mine = (_jobs.c.id == job_id) & (_jobs.c.state == State.RECEIVING)
-            change = _jobs.update().where(mine).values(state=State.QUEUED, seed=seed, lease_until=None)
+            change = (
+                _jobs.update()
+                .where(mine)
+                .values(
+                    state=State.QUEUED, seed=seed, speaker="" if speaker is None else str(speaker), lease_until=None
+                )
+            )
             return self._one(connection, job_id) if connection.execute(change).rowcount else None
 
     def drop(self, job_id: str) -> bool:
@@ -457,7 +468,8 @@ def _attempt(job: Job) -> sa.ColumnElement[bool]:
 
 def _job(row: RowMapping) -> Job:
     job = Job(**row)
-    return replace(job, state=State(job.state), notes=tuple(json.loads(row["notes"])))
+    speaker = parse_speaker(row["speaker"])
+    return replace(job, state=State(job.state), speaker=speaker, notes=tuple(json.loads(row["notes"])))
 
 
 def _now(connection: Connection) -> float:
@@ -485,6 +497,15 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(WRITE)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _add_columns(connection: Connection) -> None:
+    """Gives a table that an earlier version made the columns that it does not know."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(_jobs.name)}
+    for column in _jobs.columns:
+        if column.name not in there:
+            clause = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {_jobs.name} ADD COLUMN {clause}"))
 
 
 def _alone(connection: Connection) -> None:

@@ -111,7 +111,7 @@ class Watched:
         self.too_long = False
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """What the dub calls at every frame and window.
+        """What the dub calls at every frame.
 
         Raises:
             StoppedError: The job was cancelled, lost or took too long, or the process is to end.
@@ -184,7 +184,15 @@ def make(
     with Watched(queue, job, settings, leaving) as watched:
         try:
             video, audio = (folder / part for part in PARTS)
-            report = dubber.dub(video, audio, folder / result, seed=job.seed, progress=watched.progress, limits=limits)
+            report = dubber.dub(
+                video,
+                audio,
+                folder / result,
+                seed=job.seed,
+                speaker=job.speaker,
+                progress=watched.progress,
+                limits=limits,
+            )
             size = (folder / result).stat().st_size
             ended = {"state": State.DONE, "notes": report.notes, "result": result, "result_bytes": size}
         except StoppedError:

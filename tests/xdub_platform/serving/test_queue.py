@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
+from model_code.dubbing.speaker import Speaker
 from tests.postgres import PostgresServer
 from xdub_platform.serving.queue import Job, JobQueue, Limits, Order, QueueFullError, State
 
@@ -67,6 +68,25 @@ def test_jobs_survive_a_new_connection(queue: JobQueue, url: str) -> None:
     again = JobQueue(url)
     assert again.get("anna", job.id) == job
     again.engine.dispose()
+
+
+@pytest.mark.parametrize("speaker", [None, 2, "sync"])
+def test_the_speaker_arrives(queue: JobQueue, speaker: Speaker) -> None:
+    job, _ = queue.reserve("anna", ROOMY, 60, None)
+    assert queue.enqueue(job.id, 0, speaker) is not None
+    claimed = queue.claim("w1", "7", 30, 3)
+    assert claimed is not None
+    assert claimed.speaker == speaker
+
+
+def test_an_earlier_versions_table_gets_what_it_lacks(queue: JobQueue, url: str) -> None:
+    job = put(queue)
+    with queue.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE serving_jobs DROP COLUMN speaker")
+    for _ in range(2):  # and it is done once
+        again = JobQueue(url)
+        assert again.get("anna", job.id) == job
+        again.engine.dispose()
 
 
 def test_others_see_nothing_of_it(queue: JobQueue) -> None:

@@ -119,6 +119,14 @@ def test_an_upload_that_is_too_large_is_cut_off(shared: Server, media: Media) ->
             422,
             "",
         ),
+        (b'{"video": "a", "audio": "b", "speaker": "left"}', "application/json", 422, "speaker"),
+        (b'{"video": "a", "audio": "b", "speaker": 0}', "application/json", 422, "speaker"),
+        (
+            b"--x\r\nContent-Disposition: form-data; name=speaker\r\n\r\nleft\r\n--x--\r\n",
+            "multipart/form-data; boundary=x",
+            422,
+            "",
+        ),
     ],
 )
 def test_bodies_that_are_no_submission(shared: Server, content: bytes, kind: str, status: int, said: str) -> None:
@@ -186,6 +194,19 @@ def test_files_named_in_the_store(shared_state: State, shared: Server, media: Me
     assert shared.until(job.json()["id"], "done", "failed")["state"] == "done"
     linked = shared.client.post("/v1/jobs", json={**named, "audio": "link.wav"})
     assert linked.status_code == 422, "it leads out of the folder"
+
+
+def test_the_speaker_is_chosen_by_number_or_by_sync(shared: Server, media: Media) -> None:
+    def submit(speaker: str) -> httpx.Response:
+        files = {"video": media.video.read_bytes(), "audio": media.audio.read_bytes()}
+        return shared.client.post("/v1/jobs", files=files, data={"speaker": speaker})
+
+    assert submit("left").json()["detail"] == "the speaker 'left' is neither a number from 1 to 99 nor sync"
+    first, second, synced = (submit(speaker) for speaker in ("1", "2", "sync"))
+    assert [answer.json()["speaker"] for answer in (first, second, synced)] == [1, 2, "sync"]
+    assert shared.until(first.json()["id"], "done", "failed")["state"] == "done"
+    assert "never shows 2 faces at once" in shared.until(second.json()["id"], "failed", "done")["error"]
+    assert "no SyncNet was trained yet" in shared.until(synced.json()["id"], "failed", "done")["error"]
 
 
 @pytest.mark.slow
