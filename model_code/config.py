@@ -16,6 +16,7 @@ Prediction = Literal["x", "v"]
 Variant = Literal["generated", "relit", "rendered"]
 ContextFill = Literal["grey", "reference"]
 Sharding = Literal["replicated", "sharded"]
+ReferenceAttention = Literal["full", "own"]
 
 
 def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
@@ -138,6 +139,16 @@ class TransformerConfig(Config):
             "one-step lip error at t = 1, editing, 100 steps from the same weights: 33.7 with, 38.2 without",
         ),
     )
+    spatial_attention: bool = Field(
+        False,
+        description="In every block the tokens of each frame first look at one another (the paper's 2D attention).",
+        json_schema_extra=deviation("2D spatial, then 3D attention", "two CPU cores; the release has the 3D one alone"),
+    )
+    reference_attention: ReferenceAttention = Field(
+        "full",
+        description="full: reference tokens look at all tokens, the noisy target's too; own: at one another only, so "
+        "that sampling computes their keys and values once a window.",
+    )
 
 
 class FlowConfig(Config):
@@ -219,6 +230,24 @@ class FlowConfig(Config):
     )
     border: bool = Field(
         False, description="Outermost latent cells come from the reference at every step (release); editors only."
+    )
+    start_from: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Steps of the schedule above this time are skipped; below 1 sampling starts from the noised "
+        "reference, so it is for editors (paper: about 10 of 50 steps fewer).",
+    )
+    remember: bool = Field(
+        False,
+        description="Sampling computes once a window what steps and guidance branches share: keys and values of sound "
+        "and text, and, where reference tokens look at one another only, of the reference.",
+    )
+    step_reuse: float = Field(
+        0.0,
+        ge=0,
+        description="A step takes the blocks' last addition again while their input has changed, relatively and summed "
+        "up since, by less (TeaCache); 0 runs them at every step. Brings `remember` with it.",
     )
     lip_window: tuple[float, float] = Field((0.4, 0.8), description="t in which the lip expert acts.")
     texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")

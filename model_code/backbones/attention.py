@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-6
+KeysValues = tuple[Tensor, Tensor]
+"""Keys, normed and rotated, and values of one attention: (B,heads,tokens,head_dim) each."""
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normed queries and keys; self-attention if `context` is None.
+    """Multi-head attention with RMS-normed queries and keys.
 
     Args:
         dim: Width.
@@ -106,16 +108,39 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """x (B,N,dim), context (B,M,dim) or None, rotary tables for N tokens or None -> (B,N,dim)."""
-        source = x if context is None else context
-        q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
+    def keys_values(self, source: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> KeysValues:
+        """What (B,M,dim) tokens are looked at by."""
         k = self.norm_k(self.k(source)).unflatten(-1, (self.num_heads, -1))
         v = self.v(source).unflatten(-1, (self.num_heads, -1))
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return self.o(mixed.transpose(1, 2).flatten(2))
+        return (k if rotary is None else rotate(k, rotary)).transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | KeysValues | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        before: KeysValues | None = None,
+        alone: int = 0,
+    ) -> Tensor:
+        """Attention of x (B,N,dim); same shape back.
+
+        Args:
+            x: Tokens that look.
+            context: (B,M,dim) tokens that they look at, or these tokens' keys and values; None: at themselves.
+            rotary: Tables for N tokens.
+            before: Keys and values of further tokens that are looked at, before x's own.
+            alone: So many first tokens of x look at one another only; the rest look at all.
+        """
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
+        q = (q if rotary is None else rotate(q, rotary)).transpose(1, 2)
+        k, v = context if isinstance(context, tuple) else self.keys_values(x if context is None else context, rotary)
+        if before is not None:
+            k, v = (torch.cat([early, late], dim=2) for early, late in zip(before, (k, v), strict=True))
+        parts = [F.scaled_dot_product_attention(q[:, :, alone:], k, v)]
+        if alone:
+            parts.insert(0, F.scaled_dot_product_attention(q[:, :, :alone], k[:, :, :alone], v[:, :, :alone]))
+        mixed = [part.transpose(1, 2).flatten(2) for part in parts]
+        return self.o(torch.cat(mixed, dim=1) if alone else mixed[0])
 
 
 class _GEGLU(nn.Module):

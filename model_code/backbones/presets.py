@@ -19,11 +19,11 @@ PRESETS: dict[str, TransformerConfig] = {
         refiner_width=32,
         refiner_layers=2,
     ),
-    # The paper (section 4.1): about 1B parameters, Whisper with n = 16 features a latent frame. Depth and width are
-    # not given there: ours are chosen for the count. Its extra 2D spatial attention is not in this shape.
+    # The paper (section 4.1): about 1B parameters, 2D spatial and 3D attention in every block, Whisper with n = 16
+    # features a latent frame. Depth and width are not given there: ours are chosen for the count.
     "xdub-paper-1b": TransformerConfig(
         dim=1536,
-        num_layers=22,
+        num_layers=18,
         num_heads=12,
         ffn_dim=6144,
         freq_dim=256,
@@ -41,6 +41,7 @@ PRESETS: dict[str, TransformerConfig] = {
         context_fill="grey",
         refiner_layers=0,
         precondition=0.0,
+        spatial_attention=True,
     ),
     # The release: Wan2.2-TI2V-5B with [Whisper large-v2, wav2vec2-base] features.
     "xdub-wan-5b": TransformerConfig(

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from model_code.backbones.attention import EPS, Attention, AudioProjection
+from model_code.backbones.block import DubbingBlock
 from model_code.backbones.presets import PRESETS
-from model_code.backbones.transformer import DubbingBlock, DubbingTransformer, start_xavier
+from model_code.backbones.transformer import DubbingTransformer, start_xavier
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
 

@@ -11,16 +11,11 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from model_code.backbones.attention import (
-    EPS,
-    Attention,
-    AudioProjection,
-    modulate,
-    rotary_table,
-    sinusoidal_embedding,
-)
+from model_code.backbones.attention import AudioProjection, modulate, rotary_table, sinusoidal_embedding
+from model_code.backbones.block import DubbingBlock, Head
 from model_code.backbones.refiner import LocalRefiner
-from model_code.config import ContextFill, TransformerConfig
+from model_code.backbones.reuse import Remembered, StepReuse, of_samples, seen_by
+from model_code.config import ContextFill, ReferenceAttention, TransformerConfig
 from model_code.errors import InputError
 
 
@@ -31,71 +26,6 @@ def start_xavier(network: nn.Module) -> None:
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-class DubbingBlock(nn.Module):
-    """Self-attention over all tokens; text and audio cross-attention on the target's; FFN over all.
-
-    Modulation is computed per latent frame, not per token: tokens of a frame share their timestep.
-    """
-
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, has_text: bool) -> None:
-        super().__init__()
-        self.self_attn = Attention(dim, num_heads, EPS)
-        self.cross_attn = Attention(dim, num_heads, EPS) if has_text else None
-        self.norm3 = nn.LayerNorm(dim, eps=EPS) if has_text else None
-        self.audio_attn = Attention(dim, num_heads, EPS)
-        self.norm4 = nn.LayerNorm(dim, eps=EPS)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        audio: Tensor | None,
-        text: Tensor | None,
-        reference_frames: int,
-    ) -> Tensor:
-        """One block.
-
-        Args:
-            x: (B,frames,tokens per frame,dim), reference frames first.
-            time: (B,frames,6,dim) projected time embedding.
-            rotary: Tables for all tokens.
-            audio: (B*target frames,window,dim) or None for no audio attention.
-            text: (B,words,dim) or None.
-            reference_frames: How many frames are the reference's.
-        """
-        batch, frames, tokens, _ = x.shape
-        modulation = (self.modulation.to(time.dtype)[:, None] + time)[..., None, :].unbind(2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        hidden = self.self_attn(modulate(x, shift1, scale1).flatten(1, 2), rotary=rotary)
-        x = torch.addcmul(x, hidden.unflatten(1, (frames, tokens)), gate1)
-        reference, target = x[:, :reference_frames], x[:, reference_frames:]
-        if self.cross_attn is not None and self.norm3 is not None and text is not None:
-            hidden = self.cross_attn(self.norm3(target).flatten(1, 2), text)
-            target = target + hidden.unflatten(1, (-1, tokens))
-        if audio is not None:
-            hidden = self.audio_attn(self.norm4(target).flatten(0, 1), audio)
-            target = target + hidden.unflatten(0, (batch, -1))
-        x = torch.cat([reference, target], dim=1)
-        return torch.addcmul(x, self.ffn(modulate(x, shift2, scale2)), gate2)
-
-
-class Head(nn.Module):
-    """Modulated output layer."""
-
-    def __init__(self, dim: int, out_features: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(dim, out_features)
-        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x (B,frames,tokens,dim), time (B,frames,dim) embedding -> (B,frames,tokens,features)."""
-        shift, scale = (self.modulation.to(time.dtype)[:, None] + time[:, :, None])[..., None, :].unbind(2)
-        return self.head(modulate(x, shift, scale))
 
 
 class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
@@ -138,6 +68,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         refiner_width: int = 128,
         refiner_layers: int = 0,
         precondition: float = 0.0,
+        spatial_attention: bool = False,
+        reference_attention: ReferenceAttention = "full",
     ) -> None:
         super().__init__()
         if precondition is True:
@@ -161,7 +93,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             else None
         )
         self.time_embedding = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, (9 if spatial_attention else 6) * dim))
         self.audio_embedding = AudioProjection(audio_dim, audio_inner_dim, audio_heads, audio_layers, dim)
         self.audio_shift = (
             nn.Sequential(nn.Flatten(-2), nn.Linear(audio_window * audio_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -170,7 +102,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         )
         self.place_table = nn.Parameter(torch.zeros(dim, positions, positions)) if positions else None
         self.blocks = nn.ModuleList(
-            DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None) for _ in range(num_layers)
+            DubbingBlock(dim, num_heads, ffn_dim, text_dim is not None, spatial_attention, reference_attention == "own")
+            for _ in range(num_layers)
         )
         self.head = Head(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.refiner = (
@@ -191,8 +124,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         start_xavier(self)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for block in self.blocks:
-            gates = cast(DubbingBlock, block).modulation.data[:, [2, 5]]
-            cast(DubbingBlock, block).modulation.data[:, [2, 5]] = gates + 1
+            cast(DubbingBlock, block).modulation.data[:, 2::3] += 1
         for layer in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         outputs = [cast(DubbingBlock, block).audio_attn.o.weight for block in self.blocks]
@@ -227,14 +159,82 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         x = x.reshape(batch, frames, height // size, width // size, size, size, -1)
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
 
+    def _tables(
+        self, frames: int, height: int, width: int, place: tuple[int, int, int, int] | None, beside: bool
+    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """Rotary tables of `frames` frames' tokens and what is learned of their places.
+
+        Args:
+            frames: Latent frames.
+            height, width: Latent cells.
+            place: As in `forward`.
+            beside: The reference's, which stand in shifted space.
+        """
+        size = self.config["patch_size"][1]
+        rows, columns = height // size, width // size
+        top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
+        learned = None
+        if self.place_table is not None:
+            learned = self._places((top, left, whole_rows, whole_columns), rows, columns)
+        corner = (top + whole_rows, left + whole_columns) if beside else (top, left)
+        head_dim = self.config["dim"] // self.config["num_heads"]
+        return rotary_table(head_dim, (frames, rows, columns), corner, self.patch_embedding.weight.device), learned
+
+    def _time(self, times: Tensor, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(B,frames) times -> (B,frames,dim) embedding, shifted by sound, and its projection for the blocks."""
+        embedded = self.time_embedding(sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(dtype))
+        if shift is not None:
+            embedded = embedded + shift
+        return embedded, self.time_projection(embedded).unflatten(-1, (-1, self.config["dim"]))
+
+    @torch.no_grad()
+    def remember_sound(self, audio: Tensor) -> Remembered:
+        """(B,F,window,audio_dim) features as `forward` takes them again and again."""
+        sound = self.audio_embedding(audio.flatten(0, 1))
+        seen = [cast(DubbingBlock, block).audio_attn.keys_values(sound) for block in self.blocks]
+        blocks = tuple((k.unflatten(0, audio.shape[:2]), v.unflatten(0, audio.shape[:2])) for k, v in seen)
+        return Remembered(blocks, None if self.audio_shift is None else self.audio_shift(audio))
+
+    @torch.no_grad()
+    def remember_text(self, text: Tensor) -> Remembered | None:
+        """(B,words,text_dim) features likewise; None where the model reads no text."""
+        if self.text_embedding is None:
+            return None
+        words = self.text_embedding(text)
+        attentions = [cast(DubbingBlock, block).cross_attn for block in self.blocks]
+        return Remembered(tuple(each.keys_values(words) for each in attentions if each is not None))
+
+    @torch.no_grad()
+    def remember_reference(self, reference: Tensor, place: tuple[int, int, int, int] | None = None) -> Remembered:
+        """(B,C,Fr,h,w) clean reference latents likewise; needs `reference_attention` "own".
+
+        Its tokens see neither the target nor its time, so that they go through the blocks once a window.
+        """
+        if self.config["reference_attention"] != "own":
+            raise InputError(
+                f"a transformer with reference_attention '{self.config['reference_attention']}'",
+                "its reference tokens look at the noisy target: only with 'own' can they be remembered",
+            )
+        x = self._embed(reference, self.patch_embedding.weight[:, self.config["context_channels"] :])
+        _, _, frames, height, width = reference.shape
+        rotary, learned = self._tables(frames, height, width, place, beside=True)
+        x = x if learned is None else x + learned
+        _, time = self._time(reference.new_zeros(x.shape[:2]), None, x.dtype)
+        seen = []
+        for block in self.blocks:
+            seen.append(cast(DubbingBlock, block).reference_keys(x, time, rotary))
+            x = block(x, time, rotary, None, None, 0)
+        return Remembered(tuple(seen))
+
     def forward(
         self,
         latents: Tensor,
         timestep: Tensor,
-        reference: Tensor | None,
-        audio: Tensor | None,
-        text: Tensor | None = None,
+        reference: Tensor | Remembered | None,
+        audio: Tensor | Remembered | None,
+        text: Tensor | Remembered | None = None,
         place: tuple[int, int, int, int] | None = None,
+        steps: StepReuse | None = None,
     ) -> Tensor:
         """The raw prediction: velocity or clean latents, as the model was trained.
 
@@ -244,15 +244,17 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             reference: (B,C,Fr,h,w) clean reference latents; Fr = F for an editor, 1 for the generator's frame; None
                 leaves reference tokens out (what Wan2.2 itself is, with no audio).
             audio: (B,F,window,audio_dim) features; zeros for unconditional; None leaves audio attention out.
-            text: (B,words,text_dim) or None.
+            text: (B,words,text_dim) or None. Each of these three may come remembered.
             place: (top, left, rows, columns): where the latents lie in a larger grid of cells, and its size; None if
                 they are the whole.
+            steps: What earlier steps of this run may spare the blocks; None runs them.
 
         Returns:
             (B,C,F,h,w).
         """
         batch, _, frames, height, width = latents.shape
-        reference_frames = 0 if reference is None else reference.shape[2]
+        if steps is not None and isinstance(audio, Tensor):
+            audio = self.remember_sound(audio)  # which can be taken by the sample
         context = self.config["context_channels"]
         doubt = None
         if self.config["precondition"]:
@@ -260,44 +262,70 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             doubt = 1 - gain * (1 - timestep)[:, None, :, None, None]
             latents = torch.cat([latents[:, :context], latents[:, context:] * gain], dim=1)
         weight = self.patch_embedding.weight
-        size = self.config["patch_size"][1]
         x = self._embed(latents, weight)
-        if reference is not None:
+        rotary, learned = self._tables(frames, height, width, place, beside=False)
+        beside = 0
+        if isinstance(reference, Tensor):
+            beside = reference.shape[2]
             x = torch.cat([self._embed(reference, weight[:, context:]), x], dim=1)
+            shifted, _ = self._tables(beside, height, width, place, beside=True)
+            rotary = (torch.cat([shifted[0], rotary[0]]), torch.cat([shifted[1], rotary[1]]))
+        if learned is not None:
+            x = x + learned
 
-        times = torch.cat([timestep.new_zeros(batch, reference_frames), timestep], dim=1)
-        embedded = sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(x.dtype)
-        embedded = self.time_embedding(embedded)
+        heard = None
         if self.audio_shift is not None and audio is not None:
-            heard = self.audio_shift(audio)
-            embedded = embedded + torch.cat([heard.new_zeros(batch, reference_frames, heard.shape[-1]), heard], dim=1)
-        time = self.time_projection(embedded).unflatten(-1, (6, -1))
+            heard = audio.shift if isinstance(audio, Remembered) else self.audio_shift(audio)
+            assert heard is not None
+            heard = torch.cat([heard.new_zeros(batch, beside, heard.shape[-1]), heard], dim=1)
+        times = torch.cat([timestep.new_zeros(batch, beside), timestep], dim=1)
+        embedded, time = self._time(times, heard, x.dtype)
+        if isinstance(audio, Tensor):
+            audio = self.audio_embedding(audio.flatten(0, 1))
+        if isinstance(text, Tensor):
+            text = None if self.text_embedding is None else self.text_embedding(text)
+        known = reference if isinstance(reference, Remembered) else None
 
-        head_dim = self.config["dim"] // self.config["num_heads"]
-        rows, columns = height // size, width // size
-        top, left, whole_rows, whole_columns = (n // size for n in place or (0, 0, height, width))
-        if self.place_table is not None:
-            x = x + self._places((top, left, whole_rows, whole_columns), rows, columns)
-        rotary = rotary_table(head_dim, (frames, rows, columns), (top, left), x.device)
-        if reference is not None:
-            shifted = (top + whole_rows, left + whole_columns)
-            beside = rotary_table(head_dim, (reference_frames, rows, columns), shifted, x.device)
-            rotary = (torch.cat([beside[0], rotary[0]]), torch.cat([beside[1], rotary[1]]))
-        sound = None if audio is None else self.audio_embedding(audio.flatten(0, 1))
-        words = None if text is None or self.text_embedding is None else self.text_embedding(text)
-        for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, reference_frames)
-            else:
-                x = block(x, time, rotary, sound, words, reference_frames)
-        embedded = embedded[:, reference_frames:]
-        output = self._unpatch(self.head(x[:, reference_frames:], embedded), height, width)
+        def run(rows: Tensor | None) -> Tensor:
+            """The target's tokens after all blocks, of some samples or of all."""
+            tokens, times = of_samples(rows, x), of_samples(rows, time)
+            sound, words, seen = of_samples(rows, audio), of_samples(rows, text), of_samples(rows, known)
+            return self._run(tokens, times, sound, words, seen, rotary, beside)
+
+        if steps is None:
+            x = run(None)
+        else:
+            shift, scale = cast(DubbingBlock, self.blocks[0]).modulations(time[:, beside:])[:2]
+            x = steps.add(modulate(x[:, beside:], shift, scale), x[:, beside:], run)
+        embedded = embedded[:, beside:]
+        output = self._unpatch(self.head(x, embedded), height, width)
         if self.config["residual"] and context:
-            known = latents[:, :context]
-            output = output + (known if doubt is None else latents[:, context:] + doubt * known)
+            start = latents[:, :context]
+            output = output + (start if doubt is None else latents[:, context:] + doubt * start)
         if self.refiner is not None:
             output = output + self.refiner(latents, output, embedded)
         return output
+
+    def _run(
+        self,
+        x: Tensor,
+        time: Tensor,
+        audio: Tensor | Remembered | None,
+        text: Tensor | Remembered | None,
+        reference: Remembered | None,
+        rotary: tuple[Tensor, Tensor],
+        beside: int,
+    ) -> Tensor:
+        """All blocks; (B,beside+F,tokens,dim) -> (B,F,tokens,dim). Sound is (B*F,window,dim) or remembered."""
+        for index, block in enumerate(self.blocks):
+            sound, words, seen = (seen_by(index, each) for each in (audio, text, reference))
+            if isinstance(sound, tuple):  # a frame's tokens hear that frame's sound
+                sound = (sound[0].flatten(0, 1), sound[1].flatten(0, 1))
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, beside, seen)
+            else:
+                x = block(x, time, rotary, sound, words, beside, seen)
+        return x[:, beside:]
 
 
 def linear_gain(t: Tensor, noise: float) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Prediction
+from model_code.diffusion.branches import Branches
 from model_code.diffusion.flow import to_velocity
 from model_code.diffusion.guidance import Guidance, guided
 from model_code.errors import InputError
@@ -38,7 +41,9 @@ def sample(
     motion: Tensor | None = None,
     border: bool = False,
     noise_scale: float = 1.0,
-    before_step: Callable[[int, float], None] | None = None,
+    before_step: Callable[[int, float], object] | None = None,
+    remember: bool = False,
+    step_reuse: float = 0.0,
 ) -> Tensor:
     """Samples clean latents.
 
@@ -47,7 +52,7 @@ def sample(
         noise: (B,C,F,h,w).
         reference: (B,C,Fr,h,w) clean reference latents.
         audio: (B,F,window,audio_dim).
-        times: (steps+1,) from `schedule.sigmas`.
+        times: (steps+1,) from `schedule.sigmas`, or its later part: then sampling starts from the noised reference.
         guidance: Scales of the triple guidance.
         prediction: What the model's output means.
         text: (B,words,text_dim) or None.
@@ -56,7 +61,9 @@ def sample(
         border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
             clean after the last; motion frames are left alone. Needs a reference of F frames.
         noise_scale: What `noise` is multiplied by.
-        before_step: Called with step index and time, to switch experts.
+        before_step: Called with step index and time, to switch experts; names the weights that act from now on.
+        remember: Compute what steps share once; the model is a `DubbingTransformer`.
+        step_reuse: Threshold below which a step reuses what the blocks added; 0: never. Brings `remember` with it.
 
     Returns:
         (B,C,F,h,w) clean latents.
@@ -71,20 +78,37 @@ def sample(
             "it is for editors, whose reference has the target's frames",
         )
 
+    steps = [float(t) for t in times]
+    start = noise
+    if steps[0] < 1:
+        if reference.shape[2] != noise.shape[2]:
+            raise InputError(
+                f"a start at {steps[0]:.2f} with {reference.shape[2]} reference and {noise.shape[2]} target frames",
+                "it is for editors, whose reference has the target's frames: set start_from to 1",
+            )
+        start = (1 - steps[0]) * reference + steps[0] * noise
+    branches = None
+    if remember or step_reuse:
+        branches = Branches(cast(DubbingTransformer, model), guidance, reference, audio, text, step_reuse)
+
     def keep_motion(z: Tensor) -> Tensor:
         return z if motion is None else torch.cat([motion, z[:, :, kept:]], dim=2)
 
-    z = keep_motion(noise)
-    steps = [float(t) for t in times]
+    z = keep_motion(start)
+    acting: object = None
     for index, (t, after) in enumerate(pairwise(steps)):
-        if before_step is not None:
-            before_step(index, t)
+        earlier, acting = acting, None if before_step is None else before_step(index, t)
+        if branches is not None and acting != earlier:
+            branches.forget()
         if border:
             level = min(t, 0.95)
             z = replace_border(z, (1 - level) * reference + level * noise, kept)
         timestep = noise.new_full((noise.shape[0], noise.shape[2]), t)
         timestep[:, :kept] = 0
         inputs = z if context is None else torch.cat([context, z], dim=1)
-        raw = guided(model, guidance, t, inputs, timestep, reference, audio, text)
+        if branches is None:
+            raw = guided(model, guidance, t, inputs, timestep, reference, audio, text)
+        else:
+            raw = branches(t, inputs, timestep, last=after == 0)
         z = keep_motion(z + (after - t) * to_velocity(raw, z, timestep, prediction))
     return replace_border(z, reference, kept) if border else z

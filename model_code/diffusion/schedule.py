@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from model_code.config import FlowConfig
 from model_code.diffusion.flow import shift
 from model_code.errors import InputError
 
@@ -16,6 +17,12 @@ Windows = Mapping[str, tuple[float, float]]
 def sigmas(steps: int, a: float) -> Tensor:
     """(steps+1,) times from 1 to 0: `shift` of a uniform grid (release: 30 steps, a = 5)."""
     return shift(torch.linspace(1, 0, steps + 1), a)
+
+
+def sampling_times(flow: FlowConfig) -> Tensor:
+    """`sigmas` of the settings without the steps above `start_from`."""
+    times = sigmas(flow.sampling_steps, flow.sampling_shift)
+    return times[times <= flow.start_from]
 
 
 def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[str | None]:
@@ -31,5 +38,5 @@ def check_experts(times: Tensor | Sequence[float], windows: Windows, least: int 
         if acting.count(name) < least:
             raise InputError(
                 f"the {name} expert with window {window} acts on {acting.count(name)} of {len(acting)} steps",
-                f"it needs {least}: raise sampling_steps or change sampling_shift",
+                f"it needs {least}: raise sampling_steps, or change sampling_shift or start_from",
             )

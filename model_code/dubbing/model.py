@@ -24,7 +24,7 @@ from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Config, FlowConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
-from model_code.diffusion.schedule import experts_by_step, sigmas
+from model_code.diffusion.schedule import experts_by_step, sampling_times
 from model_code.dubbing.color import match_color
 from model_code.dubbing.longform import Stitcher, windows
 from model_code.dubbing.noise import noisiness
@@ -226,7 +226,7 @@ class DubbingPipelineModel:
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
         noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
-        times = sigmas(flow.sampling_steps, flow.sampling_shift)
+        times = sampling_times(flow)
         experts = experts_by_step(times, self._windows)
         latents = sample(
             self.transformer,
@@ -241,6 +241,8 @@ class DubbingPipelineModel:
             noise_scale=flow.sampling_noise,
             border=flow.border,
             before_step=lambda step, _: self._use_expert(experts[step]),
+            remember=flow.remember,
+            step_reuse=flow.step_reuse,
         )
         self._use_expert(None)
         return latents
@@ -254,16 +256,17 @@ class DubbingPipelineModel:
         every = {"lip": self.config.flow.lip_window, "texture": self.config.flow.texture_window}
         return {name: every[name] for name in self.config.experts}
 
-    def _use_expert(self, name: str | None) -> None:
-        """Switches to one expert's adapter, or to the plain transformer."""
+    def _use_expert(self, name: str | None) -> str | None:
+        """Switches to one expert's adapter, or to the plain transformer; the name of who acts now."""
         if not self.config.experts or name == self._active:
-            return
+            return self._active
         if name is None:
             self.transformer.disable_adapters()
         else:
             self.transformer.set_adapter(name)
             self.transformer.enable_adapters()
         self._active = name
+        return name
 
     def _encode(self, clips: Sequence[NDArray[np.uint8]]) -> Tensor:
         return self.codec.encode(torch.stack([to_network(clip) for clip in clips]).to(self.device))

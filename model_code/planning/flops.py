@@ -39,6 +39,13 @@ class Sample:
         each = self.rows * self.columns // (config.patch_size[1] * config.patch_size[2])
         return each * (self.reference_frames + self.frames), each * self.frames
 
+    def seen(self, config: TransformerConfig) -> list[tuple[int, int]]:
+        """Self-attention's (tokens, tokens that each of them looks at)."""
+        tokens, target = self.tokens(config)
+        if config.reference_attention == "full" or target == tokens:
+            return [(tokens, tokens)]
+        return [(target, tokens), (tokens - target, tokens - target)]
+
 
 @dataclass(frozen=True)
 class Product:
@@ -75,7 +82,7 @@ def products(config: TransformerConfig, sample: Sample) -> Iterator[Product]:
     yield Product("patch_embedding", target, patch * inputs, dim, 0, "data")
     yield Product("time_embedding.0", frames, config.freq_dim, dim, 0, "data")
     yield Product("time_embedding.2", frames, dim, dim, 0, "side")
-    yield Product("time_projection.1", frames, dim, 6 * dim, 0, "side")
+    yield Product("time_projection.1", frames, dim, (9 if config.spatial_attention else 6) * dim, 0, "side")
     if reads_text:
         yield Product("text_embedding.0", sample.words, config.text_dim or 0, dim, 0, "data")
         yield Product("text_embedding.2", sample.words, dim, dim, 0, "side")
@@ -84,12 +91,18 @@ def products(config: TransformerConfig, sample: Sample) -> Iterator[Product]:
     depth = 1
     for index in range(config.num_layers):
         block = f"blocks.{index}"
-        yield from _attention(f"{block}.self_attn", tokens, tokens, tokens, dim, depth, "stream")
+        if config.spatial_attention:
+            within = [(tokens, tokens // frames)]
+            yield from _attention(f"{block}.spatial_attn", tokens, within, dim, depth, "stream")
+            depth += 3
+        yield from _attention(f"{block}.self_attn", tokens, sample.seen(config), dim, depth, "stream")
         if reads_text:
-            yield from _attention(f"{block}.cross_attn", target, sample.words, sample.words, dim, depth + 3, "side")
+            words = [(target, sample.words)]
+            yield from _attention(f"{block}.cross_attn", sample.words, words, dim, depth + 3, "side")
         if sample.audio:  # a frame's tokens look at that frame's window of sound alone
-            seen = config.audio_window
-            yield from _attention(f"{block}.audio_attn", target, seen * sample.frames, seen, dim, depth + 6, "side")
+            heard = [(target, config.audio_window)]
+            windows = config.audio_window * sample.frames
+            yield from _attention(f"{block}.audio_attn", windows, heard, dim, depth + 6, "side")
         yield Product(f"{block}.ffn.0", tokens, dim, config.ffn_dim, depth + 9, "stream")
         yield Product(f"{block}.ffn.2", tokens, config.ffn_dim, dim, depth + 10, "stream")
         depth += 11
@@ -99,14 +112,16 @@ def products(config: TransformerConfig, sample: Sample) -> Iterator[Product]:
 
 
 def _attention(
-    name: str, queries: int, keys: int, seen: int, dim: int, depth: int, context: Source
+    name: str, keys: int, looks: list[tuple[int, int]], dim: int, depth: int, context: Source
 ) -> Iterator[Product]:
-    """`queries` tokens over `keys` projected ones, of which each sees `seen`."""
+    """(tokens, how many each of them sees) over `keys` projected ones."""
+    queries = sum(tokens for tokens, _ in looks)
     yield Product(f"{name}.q", queries, dim, dim, depth, "stream")
     yield Product(f"{name}.k", keys, dim, dim, depth, context)
     yield Product(f"{name}.v", keys, dim, dim, depth, context)
     for part in ("scores", "mixing"):
-        yield Product(f"{name}.{part}", queries, seen, dim, depth + 1, "stream", weighted=False)
+        for tokens, seen in looks:
+            yield Product(f"{name}.{part}", tokens, seen, dim, depth + 1, "stream", weighted=False)
     yield Product(f"{name}.o", queries, dim, dim, depth + 2, "stream")
 
 

@@ -142,6 +142,10 @@ def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: 
     inputs = 2 * norm + (widths.copies + 1) * product + gates + recast  # of self-attention and feed-forward
     total = tokens * (config.dim * (inputs + 2 * rms + 4 * product) + 2 * config.ffn_dim * product)
     total += tokens * 4 * (config.num_heads + 6)  # sums of the softmax, statistics of the norms
+    if config.reference_attention == "own" and target < tokens:
+        total += tokens * config.dim * product  # the two attentions' outputs, joined
+    if config.spatial_attention:  # an attention more, but nothing that the feed-forward layer keeps
+        total += tokens * (config.dim * (inputs // 2 + 2 * rms + 4 * product) + 4 * (config.num_heads + 4))
     windows = sample.frames * config.audio_window if sample.audio else 0
     contexts = [count for count in (sample.words if config.text_dim is not None else 0, windows) if count]
     if contexts:
@@ -150,7 +154,8 @@ def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: 
         total += target * (config.dim * (3 * product + rms + recast) + 4 * (config.num_heads + 3))
         total += count * config.dim * (2 * (product + recast) + rms)
     total += max(0, len(contexts) - 1) * target * config.dim * norm  # the second one norms a stream of its own
-    return total + (sample.reference_frames + sample.frames) * 8 * config.dim * product
+    modulations = 12 if config.spatial_attention else 8
+    return total + (sample.reference_frames + sample.frames) * modulations * config.dim * product
 
 
 def _around(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:

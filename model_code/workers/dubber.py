@@ -10,7 +10,7 @@ from pydantic import Field
 
 from model_code import base
 from model_code.config import Config, FlowConfig, MediaConfig
-from model_code.diffusion.schedule import check_experts, sigmas
+from model_code.diffusion.schedule import check_experts, sampling_times
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, add_expert, load_transformer
 from model_code.files import write_json
 from model_code.workers.run import Progress, WorkerConfig, main
@@ -40,7 +40,7 @@ def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Loads the parts, checks that each expert acts on two steps at least, and saves the folder."""
     flow = config.flow
     windows = {"lip": flow.lip_window, "texture": flow.texture_window}
-    check_experts(sigmas(flow.sampling_steps, flow.sampling_shift), windows)
+    check_experts(sampling_times(flow), windows)
     transformer = load_transformer(config.editor / "transformer")
     for name, folder in (("lip", config.lip_expert), ("texture", config.texture_expert)):
         add_expert(transformer, name, folder / "expert")

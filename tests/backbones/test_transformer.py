@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from model_code.backbones.attention import rotary_table, rotate
+from model_code.backbones.attention import Attention, rotary_table, rotate
 from model_code.backbones.presets import PRESETS
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor, linear_gain
 from model_code.config import TransformerConfig
@@ -247,3 +247,78 @@ def test_presets_have_the_stated_size(name: str, low: float, high: float) -> Non
 def test_impossible_shapes_are_named() -> None:
     with pytest.raises(InputError, match="width 25 with 2 heads"):
         DubbingTransformer.build(SMALL.model_copy(update={"dim": 25}))
+
+
+def test_first_tokens_alone_are_what_a_mask_would_make_of_them() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(12, 2, 1e-6), torch.randn(2, 7, 12)
+    q, (k, v) = attention.norm_q(attention.q(x)).unflatten(-1, (2, -1)).transpose(1, 2), attention.keys_values(x)
+    mask = torch.ones(7, 7, dtype=torch.bool)
+    mask[:3, 3:] = False
+    masked = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attention(x, alone=3), attention.o(masked.transpose(1, 2).flatten(2)))
+    assert (attention(x, alone=3) - attention(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reference_attention": "own"},
+        {"reference_attention": "own", "spatial_attention": True, "text_dim": 5},
+        {"reference_attention": "own", "positions": 4, "audio_modulation": True, "refiner_layers": 1},
+        {"reference_attention": "own", "context_channels": 4, "residual": True, "precondition": 0.1},
+    ],
+    ids=["plain", "spatial and text", "places", "residual"],
+)
+def test_remembered_conditions_are_the_conditions(changes: dict[str, object]) -> None:
+    """Whatever the time and the noisy latents: a place elsewhere in the grid too."""
+    model, given = build(**changes), inputs(context=int(bool(changes.get("context_channels"))) * 4)
+    given["text"] = torch.randn(2, 7, 5)
+    place = (4, 2, 12, 12)
+    known = {
+        "reference": model.remember_reference(given["reference"], place),
+        "audio": model.remember_sound(given["audio"]),
+        "text": model.remember_text(given["text"]),
+    }
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        given |= {"latents": torch.randn_like(given["latents"]), "timestep": torch.rand(2, 3)}
+        output = model(**given, place=place)
+        assert output.abs().max() > 1e-2
+        torch.testing.assert_close(model(**{**given, **known}, place=place), output, atol=1e-6, rtol=1e-6)
+
+
+def test_only_a_reference_that_looks_at_itself_can_be_remembered() -> None:
+    with pytest.raises(InputError, match="reference_attention 'full'"):
+        build().remember_reference(inputs()["reference"])
+
+
+def test_a_reference_that_looks_at_itself_trains() -> None:
+    model, given = build(reference_attention="own", spatial_attention=True), inputs()
+    assert (model(**given) - build(spatial_attention=True)(**given)).abs().max() > 1e-3
+    given["reference"].requires_grad_()
+    model(**given).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert given["reference"].grad is not None
+    plain = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model.enable_gradient_checkpointing()
+    model.train()
+    model(**given).square().mean().backward()
+    for parameter, expected in zip(model.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_spatial_attention_stays_within_its_frame() -> None:
+    model, given = build(num_layers=1, spatial_attention=True), inputs()
+    for parameter in model.blocks[0].self_attn.o.parameters():
+        parameter.data.zero_()
+    latents = given["latents"].clone()
+    latents[:, :, 1, 0, 0] += 1
+    difference = (model(**{**given, "latents": latents}) - model(**given)).abs().amax((0, 1))
+    assert difference[[0, 2]].max() == 0
+    assert difference[1, 2:, 2:].max() > 1e-3
+    for parameter in model.blocks[0].spatial_attn.o.parameters():
+        parameter.data.zero_()
+    alone = (model(**{**given, "latents": latents}) - model(**given)).abs().amax((0, 1))
+    assert alone[1, 2:, 2:].max() == 0

@@ -322,3 +322,21 @@ def test_a_folder_gives_back_the_same_dub(tmp_path: Path, codec: BlockCodec, aud
     (tmp_path / "dubber" / "config.json").unlink()
     with pytest.raises(InputError, match="no dubbing model"):
         DubbingPipelineModel.from_pretrained(tmp_path / "dubber")
+
+
+def test_what_windows_and_steps_share_changes_nothing_but_time(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    """Over two windows, with experts that come and go."""
+    net = transformer(0, ("lip", "texture"))
+    item = clip(0, 45)
+
+    def dub(**changes: object) -> np.ndarray:
+        flow = FLOW.model_copy(update={"sampling_steps": 8, "sampling_shift": 1.0, "audio_guidance": 1.5, **changes})
+        config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"))
+        return DubbingPipelineModel(config, codec, audio_encoder, net).dub_crops(item.frames, item.samples, 0)
+
+    plain = dub().astype(int)
+    assert np.abs(dub(remember=True) - plain).max() <= 1
+    assert np.abs(dub(step_reuse=1e-9) - plain).max() <= 1
+    late, reused = dub(start_from=0.7), dub(step_reuse=10.0)
+    assert np.abs(late - plain).max() > 1
+    assert np.abs(reused - plain).max() > 1

@@ -28,6 +28,9 @@ CASES = {
     "refiner": (TINY.model_copy(update={"refiner_layers": 2}), Sample(3, 3, 8, 8)),
     "text": (TINY.model_copy(update={"text_dim": 64}), Sample(3, 3, 12, 12, words=12)),
     "silent": (TINY, Sample(3, 3, 12, 12, audio=False)),
+    "spatial": (TINY.model_copy(update={"spatial_attention": True}), Sample(3, 3, 12, 12)),
+    "own": (TINY.model_copy(update={"reference_attention": "own"}), Sample(3, 2, 12, 12)),
+    "paper": (PRESETS["xdub-paper-1b"].model_copy(update={"num_layers": 2}), Sample(4, 4, 16, 16, words=12)),
     "release": (PRESETS["xdub-wan-5b"].model_copy(update={"num_layers": 2}), Sample(20, 20, 32, 32, words=512)),
 }
 LORA = LoraConfig(rank=4, targets=("q", "v", "ffn.0"))
@@ -105,7 +108,7 @@ def kept(config: TransformerConfig, sample: Sample, precision: Precision, lora: 
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-@pytest.mark.parametrize("name", ["generator", "editor", "text", "silent"])
+@pytest.mark.parametrize("name", ["generator", "editor", "text", "silent", "spatial", "own"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [None, LoraConfig()], ids=["whole", "lora"])
 def test_what_autograd_keeps_grows_as_predicted(name: str, precision: Precision, lora: LoraConfig | None) -> None:
