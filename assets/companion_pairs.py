@@ -31,6 +31,7 @@ def config(settings: Settings) -> dict[str, Any]:
         ),
         "media": settings.media.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),
+        "backbones": settings.backbones.model_dump(mode="json"),
         "base": base_digest("codec", "audio_encoder", "landmarker"),
     }
 

@@ -21,6 +21,7 @@ def config(settings: Settings) -> dict[str, Any]:
     return {
         "seed": settings.seed + settings.syncnet.seed,
         "steps": settings.syncnet.steps,
+        "backbones": settings.backbones.model_dump(mode="json"),
         "base": base_digest("audio_encoder"),
     }
 

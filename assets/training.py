@@ -23,6 +23,7 @@ def phase_config(settings: Settings, phase: str, *base: str) -> dict[str, Any]:
         "transformer": settings.transformer.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
+        "backbones": settings.backbones.model_dump(mode="json"),
         "base": base_digest(*base),
     }
 

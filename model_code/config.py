@@ -151,6 +151,51 @@ class TransformerConfig(Config):
     )
 
 
+BASE = "base"
+"""In `BackbonesConfig`: what is shipped or made by the chain, in place of a published network."""
+
+
+class BackbonesConfig(Config):
+    """Which frozen networks a profile uses: the shipped ones, or published ones from a local folder or a hub id."""
+
+    codec: str = Field(BASE, description="Latent codec: base, or a Wan folder in diffusers' form (or its `vae`).")
+    audio: tuple[str, ...] = Field(
+        (BASE,),
+        min_length=1,
+        description="Audio encoders, whose features are concatenated in this order: base, Whisper, wav2vec2.",
+        json_schema_extra=deviation(
+            "Whisper (release: Whisper large-v2 and wav2vec2-base-960h)", "two CPU cores; the base's needs no download"
+        ),
+    )
+    text: str | None = Field(
+        None, description="UMT5 and its tokenizer: a Wan folder in diffusers' form; None: no text (`text_dim` None)."
+    )
+    prompt: str = Field("", description="The one text of training and dubbing; the paper's is empty at inference.")
+    negative_prompt: str | None = Field(
+        None,
+        description="Text of the branch without reference and sound; None: the prompt, as in the release's own run "
+        "(one text for all branches). The paper has a standard negative prompt, which it does not print.",
+    )
+    identity: str = Field(
+        BASE, description="The texture phase's identity loss: base, the chain's own encoder; or a folder with ArcFace."
+    )
+    perceptual: str = Field(
+        BASE, description="The texture phase's perceptual loss: base, the shipped stand-in; or a folder with CLIP."
+    )
+
+    @property
+    def made_for_the_prior(self) -> bool:
+        """Whether latents and features are those that the shipped prior knows."""
+        return self.codec == BASE and self.audio == (BASE,)
+
+    @property
+    def texts(self) -> dict[str, str | None]:
+        """Prompt and negative prompt; without a text encoder there are none."""
+        if self.text is None:
+            return {"prompt": None, "negative_prompt": None}
+        return {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+
+
 class FlowConfig(Config):
     """Flow matching: timestep distribution, parameterisation, sampling."""
 

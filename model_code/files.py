@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from model_code.errors import InputError
+
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     """Writes JSON as `write_text` does.
@@ -30,3 +32,16 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
         file.write(text)
     partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that came from outside.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"'{path}' is no JSON ({error})", "fetch it again") from None
+    return given

@@ -268,6 +268,22 @@ def import_weights(
         typer.echo(f"licence not acknowledged: set the tag licence.acknowledged of version {done.version} to your name")
 
 
+@weights.command("assemble")
+def assemble_dubber(
+    version: Annotated[str, typer.Option(help="Imported weights: @xdub or a number.")] = "@xdub",
+    profile: Profile = "cluster",
+) -> None:
+    """Make a dubber of imported weights and the profile's backbones; it carries the weights' licence."""
+    from xdub_platform.platform import build_platform
+    from xdub_platform.weights import assemble_dubber as put_together
+
+    done = put_together(build_platform(_settings(profile)), version)
+    typer.echo(f"{done.model} version {done.version} (@released), of weights version {done.weights}")
+    typer.echo(f"dub with it: xdub dub VIDEO AUDIO -o OUT --version {done.version} --profile {profile}")
+    if not done.acknowledged:
+        typer.echo(f"licence not acknowledged: set the tag licence.acknowledged of version {done.version} to your name")
+
+
 @app.command()
 def status(profile: Profile = None) -> None:
     """What is fresh, stale or missing, and which model is champion."""

@@ -53,21 +53,23 @@ class RegisteredDubber:
         platform: Resources.
         version: Number or ``@alias``.
         device: Where the networks go.
+        features: Folder in which a published audio encoder's features are kept; None: nothing stays.
 
     Raises:
         InputError: There is no such version, or it is damaged.
     """
 
-    def __init__(self, platform: Platform, version: str, device: str) -> None:
+    def __init__(self, platform: Platform, version: str, device: str, features: Path | None = None) -> None:
         from model_code import base
         from model_code.dubbing.model import DubbingPipelineModel
 
         with TemporaryDirectory() as scratch:
             folder, self.version = registered(platform, version, Path(scratch))
-            self._model = DubbingPipelineModel.from_pretrained(folder).to(device)
+            self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
         self._landmarker = base.load("landmarker")
-        self._store = platform.store
-        self._media = platform.settings.media.model_copy(update={"crop_size": self._model.config.crop_size})
+        self._platform, self._features = platform, features
+        own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)
+        self._media = platform.settings.media.model_copy(update=own)
 
     def dub(
         self,
@@ -111,17 +113,18 @@ class RegisteredDubber:
 
     def _listener(self) -> Listener:
         """With the chain's SyncNet as it is now: a dubber is used longer than one."""
-        from model_code import base
+        from model_code.backbones.load import load_audio
         from model_code.dubbing.listener import Listener
         from model_code.metrics.syncnet import SyncNet
 
-        made = self._store.get("syncnet")
+        made = self._platform.store.get("syncnet")
         if made is None:
             raise InputError(
                 "no SyncNet was trained yet: nothing tells who speaks",
                 "make the asset `syncnet` (`xdub run --select key:syncnet+`), or name the speaker by number",
             )
-        return Listener(SyncNet.from_pretrained(made.path).eval(), base.load("audio_encoder"))
+        encoder = load_audio(self._platform.settings.backbones, self._features)
+        return Listener(SyncNet.from_pretrained(made.path).eval(), encoder)
 
 
 def dub_with_registered(
@@ -132,7 +135,8 @@ def dub_with_registered(
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    dubber = RegisteredDubber(build_platform(settings), version, settings.processes.device)
+    features = settings.path("cache", "features")
+    dubber = RegisteredDubber(build_platform(settings), version, settings.processes.device, features)
     with Bars(console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 

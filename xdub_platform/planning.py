@@ -23,6 +23,7 @@ def recipe_of(settings: Settings) -> Recipe:
     return Recipe(
         media=settings.media,
         transformer=settings.transformer,
+        backbones=settings.backbones,
         flow=settings.flow,
         phases=(phases.generator, phases.editor, phases.lip, phases.texture),
         pairs=settings.pairs,
@@ -148,7 +149,9 @@ def _data(plan: Plan) -> Table:
 
 def _remarks(plan: Plan) -> list[str]:
     """What a reader would miss in the tables."""
-    lines = []
+    frozen = plan.backbones
+    heard, read = " + ".join(frozen.audio), frozen.text or "none"
+    lines = [f"Frozen networks: codec {frozen.codec}; sound {heard}; text {read}."]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in plan.paper_utilisation.items())
     lines.append(f"The paper's days on 32 of these would take these shares of the bf16 peak for our FLOPs: {shares}.")
     single = [stage.name for stage in plan.stages if stage.precision == "fp32"]

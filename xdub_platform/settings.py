@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from model_code.backbones.presets import PRESETS
 from model_code.config import (
+    BackbonesConfig,
     BenchmarkConfig,
     Config,
     CorpusConfig,
@@ -263,15 +264,23 @@ class PhasesSettings(Config):
     )
 
 
-FULL_SCALE_MEDIA = {"crop_size": 512}
-FULL_SCALE_FLOW = {
+WAN = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+RELEASED_BACKBONES = {
+    "codec": WAN,
+    "audio": ("openai/whisper-large-v2", "facebook/wav2vec2-base-960h"),
+    "text": WAN,
+}
+FULL_SCALE_MEDIA = {"crop_size": 512, "crop_scale": 1.45}
+RELEASED_FLOW = {
     "prediction": "v",
-    "sampling_steps": 50,
+    "sampling_steps": 30,
     "sampling_shift": 5.0,
     "noise_scale": 1.0,
     "temperature": 1.0,
     "reference_guidance": 2.5,
-    "guidance_from": 0.0,
+    "audio_guidance": 10.0,
+    "guidance_schedule": "release",
+    "border": True,
 }
 
 
@@ -289,6 +298,7 @@ def _full_phase(
         "cells": None,
         "whole_from": 1.0,
         "pixel_weighting": False,
+        "reference_drop": 0.1,
         "uniform_times": False,
         "own_estimates": 0.0,
         **more,
@@ -330,8 +340,9 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},
         "media": FULL_SCALE_MEDIA,
         "transformer": PRESETS["xdub-wan-5b"].model_dump(),
-        "flow": FULL_SCALE_FLOW,
-        "pairs": {"sampling_steps": 4},
+        "backbones": RELEASED_BACKBONES,
+        "flow": RELEASED_FLOW,
+        "pairs": {"sampling_steps": 4, "audio_guidance": 10.0},
         "phases": FULL_SCALE_PHASES,
         "processes": {
             "device": "cuda",
@@ -375,6 +386,7 @@ class Settings(BaseSettings):
     state_root: Path = Field(Path(), description="Everything that runs write; default .xdub/<profile>.")
     seed: int = Field(0, description="Seed of the whole chain; phases add their own.")
     clips_per_shard: int = Field(48, ge=1, description="Incoming files that make one shard.")
+    backbones: BackbonesConfig = BackbonesConfig()
     media: MediaConfig = MediaConfig()
     corpus: CorpusConfig = CorpusConfig()
     transformer: TransformerConfig = TransformerConfig()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_code.errors import InputError
+from xdub_platform.integrity import verified
 from xdub_platform.platform import Platform
 
 if TYPE_CHECKING:
@@ -72,6 +74,71 @@ def import_weights(platform: Platform, path: Path, licence: str, acknowledged: s
         run.artifact(Path(folder), "transformer")
         version = run.register(name, "transformer", alias=found.kind, tags=tags)
     return Imported(found.kind, name, version, parameters)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A dubber made of imported weights.
+
+    Attributes:
+        model: Registered model; the alias `released` names this version.
+        version: Its version.
+        weights: Version of the imported weights.
+        acknowledged: Who accepted their licence; nobody if empty.
+    """
+
+    model: str
+    version: int
+    weights: int
+    acknowledged: str
+
+
+def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
+    """Makes a dubber of imported weights and the settings' backbones, and registers it with the weights' licence.
+
+    It dubs in the released way: the settings' flow, crop and window, with windows joined as latents.
+
+    Args:
+        platform: Resources.
+        version: Number or ``@alias`` of the imported weights.
+
+    Raises:
+        InputError: There are no such weights, they are damaged or cannot hear, or a backbone does not fit.
+    """
+    from model_code.dubbing.assemble import assemble
+    from model_code.dubbing.model import DubberConfig
+
+    settings = platform.settings
+    name = f"{settings.mlflow.model_name}-weights"
+    found = platform.mlflow.model_version(name, version)
+    if found is None:
+        raise InputError(f"no version {version} of {name} is registered", "run `xdub weights import` first")
+    if found.tags.get("weights.kind") == "wan":
+        raise InputError(f"version {found.version} of {name} is Wan, which hears nothing", "give X-Dub's weights")
+    carried = {key: value for key, value in found.tags.items() if key.startswith(("licence", "weights."))}
+    tags = {**carried, "part.weights": f"{name} {found.version}"}
+    config = DubberConfig(
+        mode="editor",
+        flow=settings.flow,
+        crop_size=settings.media.crop_size,
+        crop_scale=settings.media.crop_scale,
+        window_frames=settings.phases.editor.clip_frames,
+        overlap_frames=settings.phases.editor.motion_frames,
+        stitching="latents",
+    )
+    work = settings.path("work")
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="assemble-", dir=work) as scratch:
+        transformer = verified(platform, str(found.version), name, into=Path(scratch))
+        folder = Path(scratch) / "model"
+        config = assemble(transformer, settings.backbones, config, folder, settings.path("cache", "features"))
+        with platform.mlflow.run("weights assemble", tags=tags) as run:
+            run.params(
+                {"backbones": settings.backbones.model_dump(mode="json"), "dubber": config.model_dump(mode="json")}
+            )
+            run.artifact(folder, "model")
+            number = run.register(settings.mlflow.model_name, "model", alias="released", tags=tags)
+    return Assembled(settings.mlflow.model_name, number, int(found.version), tags.get("licence.acknowledged", ""))
 
 
 def _digest(files: Iterable[Path]) -> str:

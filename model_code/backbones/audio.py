@@ -6,7 +6,9 @@ its features are the layer before those two heads, so they hold what a dubber ne
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +27,34 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 FEATURE_RATE = 50
 _CHUNK = 1000  # features per pass
 _MARGIN = 20  # features of context on either side; the receptive field is 15
+
+
+@runtime_checkable
+class SpeechEncoder(Protocol):
+    """What the chain asks of an audio encoder; they are modules, too."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Width D of the features."""
+
+    def encode(self, sound: Sound, length: int | None = None) -> Floats:
+        """Features (ceil(N / 320), D) at 50 Hz of `sound` (N,) at 16 kHz; N is `length` where that is given."""
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Writes the encoder into `folder`."""
+
+
+def spans(count: int, core: int, margin: int) -> Iterator[tuple[int, int, int, int]]:
+    """Pieces of `count` features: (first, start, stop, last) hears [first, last) and keeps [start, stop).
+
+    Args:
+        count: Features in all.
+        core: Features that a piece keeps; the last one keeps what is left.
+        margin: Features that it hears besides on either side, where there are any.
+    """
+    for start in range(0, count, core):
+        stop = min(start + core, count)
+        yield max(0, start - margin), start, stop, min(count, stop + margin)
 
 
 class _Norm(nn.LayerNorm):
@@ -81,6 +111,11 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
 
+    @property
+    def feature_dim(self) -> int:
+        """Width of the features."""
+        return self.config.features
+
     def hidden(self, mel: Tensor) -> Tensor:
         """Features before normalisation, (B, features, N), from log-mel (B, 2N, bands)."""
         x = self.stem(mel.transpose(1, 2))
@@ -112,13 +147,11 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
         rows = -(-length // HOP)
         count = -(-rows // 2)
         features = np.empty((count, self.config.features), np.float32)
-        for start in range(0, count, _CHUNK):
-            stop = min(start + _CHUNK, count)
-            first, last = max(0, start - _MARGIN), min(count, stop + _MARGIN)
+        for first, start, stop, last in spans(count, _CHUNK, _MARGIN):
             mel = log_mel_rows(sound, length, 2 * first, min(2 * last, rows))
             mel = np.pad(mel, ((0, 2 * (last - first) - len(mel)), (0, 0)), constant_values=-1.0)
             chunk = self(torch.from_numpy(mel)[None].to(self.mean.device))[0].float().cpu().numpy()
-            features[start:stop] = chunk[start - first : start - first + stop - start]
+            features[start:stop] = chunk[start - first : stop - first]
         return features
 
 

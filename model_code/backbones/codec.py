@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model_code.backbones.pieces import CausalPieces, NearPieces, PieceDecoder
 from model_code.backbones.saved import SavedModule
+from model_code.backbones.sources import config_of, load_whole, local_folder
 from model_code.errors import InputError
 
 TEMPORAL_FACTOR = 4
@@ -266,7 +267,13 @@ class WanCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> WanCodec:
-        """Reads a diffusers `AutoencoderKLWan` folder (or hub id)."""
+        """Reads a diffusers `AutoencoderKLWan`: its folder, that of a whole Wan pipeline, or such a pipeline's hub id.
+
+        Raises:
+            InputError: It is not there, not whole, or something else.
+        """
         from diffusers import AutoencoderKLWan
 
-        return cls(AutoencoderKLWan.from_pretrained(str(folder))).eval()
+        found = local_folder(str(folder), "vae")
+        config_of(found, "_class_name", "AutoencoderKLWan")
+        return cls(load_whole(AutoencoderKLWan, found)).eval()

@@ -5,11 +5,10 @@ Headers are checked before any weight is read: a wrong or partial file names wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +20,7 @@ from model_code.backbones.presets import PRESETS
 from model_code.backbones.transformer import DubbingTransformer, start_xavier
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
+from model_code.files import read_json
 
 Kind = Literal["xdub", "wan"]
 RELEASE = PRESETS["xdub-wan-5b"]
@@ -139,7 +139,7 @@ def inspect_weights(path: Path, like: TransformerConfig = RELEASE) -> Published:
 
 def _xdub_config(path: Path) -> TransformerConfig:
     beside = path.parent / "config.json"
-    given = _read_json(beside) if beside.is_file() else {}
+    given = read_json(beside) if beside.is_file() else {}
     audio = given.get("audio")
     if not isinstance(audio, dict):  # none, or of something else
         return RELEASE
@@ -163,7 +163,7 @@ def _wan_config(folder: Path, like: TransformerConfig) -> TransformerConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"'{folder}' holds no config.json", "give a Wan2.2 folder in diffusers' form")
-    given = _read_json(file)
+    given = read_json(file)
     _same(file, "_class_name", given.get("_class_name"), "WanTransformer3DModel")
     for name, value in WAN_FIXED.items():
         _same(file, name, given.get(name, value), value)
@@ -182,7 +182,7 @@ def _wan_config(folder: Path, like: TransformerConfig) -> TransformerConfig:
 
 def _wan_files(folder: Path) -> tuple[Path, ...]:
     index = folder / f"{WEIGHTS}.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
     files = tuple(folder / Path(name).name for name in names)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -232,14 +232,6 @@ def _some(names: list[str]) -> str:
 def _same(file: Path, name: str, value: object, wanted: object) -> None:
     if value != wanted:
         raise InputError(f"'{file}' says {name} {value!r}", f"only models with {wanted!r} can be read")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"'{file}' is no JSON ({error})", "fetch it again") from None
-    return given
 
 
 def _add_hearing(model: DubbingTransformer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -59,3 +60,12 @@ class SavedModule(nn.Module, Generic[ConfigT]):
         state = load_file(folder / "model.safetensors")
         module.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()})
         return module.eval().requires_grad_(False)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Short hash of a module's weights: part of every cache key that depends on them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -22,6 +22,7 @@ class Branches:
         reference: (B,C,Fr,h,w) clean reference latents.
         audio: (B,F,window,audio_dim).
         text: (B,words,text_dim) or None.
+        negative: As `text`, for the branch without reference and audio; None: that is told the text, too.
         step_reuse: Threshold of `StepReuse`; 0 runs the blocks at every step.
     """
 
@@ -32,17 +33,19 @@ class Branches:
         reference: Tensor,
         audio: Tensor,
         text: Tensor | None,
+        negative: Tensor | None,
         step_reuse: float,
     ) -> None:
         self.model, self.guidance, self.step_reuse = model, guidance, step_reuse
-        self._given = reference, audio, text
+        self._given = reference, audio
+        self._texts = {True: text, False: text if negative is None else negative}
         self.forget()
 
     def forget(self) -> None:
         """Other weights are at work (an expert's): nothing computed with the earlier ones holds."""
         self._references: dict[bool, Tensor | Remembered] = {}
         self._sounds: dict[bool, Remembered] = {}
-        self._words: Remembered | None = None
+        self._words: dict[int, Remembered | None] = {}
         self._steps: dict[tuple[bool, bool], StepReuse] = {}
 
     def __call__(self, t: float, latents: Tensor, timestep: Tensor, last: bool) -> Tensor:
@@ -61,7 +64,9 @@ class Branches:
                 steps = self._steps.setdefault((seen, heard), StepReuse(self.step_reuse))
                 if last:
                     steps.expire()
-            raw = self.model(latents, timestep, self._reference(seen), self._sound(heard), self._text(), steps=steps)
+            raw = self.model(
+                latents, timestep, self._reference(seen), self._sound(heard), self._text(seen), steps=steps
+            )
             total = weight * raw if total is None else total + weight * raw
         assert total is not None, "the weights add up to 1"
         return total
@@ -84,8 +89,10 @@ class Branches:
             self._sounds[heard] = self.model.remember_sound(audio if heard else torch.zeros_like(audio))
         return self._sounds[heard]
 
-    def _text(self) -> Remembered | None:
-        text = self._given[2]
-        if self._words is None and text is not None:
-            self._words = self.model.remember_text(text)
-        return self._words
+    def _text(self, seen: bool) -> Remembered | None:
+        text = self._texts[seen]
+        if text is None:
+            return None
+        if id(text) not in self._words:
+            self._words[id(text)] = self.model.remember_text(text)
+        return self._words[id(text)]

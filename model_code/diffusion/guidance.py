@@ -88,6 +88,7 @@ def guided(
     reference: Tensor,
     audio: Tensor,
     text: Tensor | None = None,
+    negative: Tensor | None = None,
 ) -> Tensor:
     """The guided raw prediction at time t, its branches in one batch; "no" = zeroed latents or features.
 
@@ -98,6 +99,7 @@ def guided(
         guidance: The scales.
         t: Time of this step, in [0,1].
         latents: (B,C,F,h,w); as are `timestep` (B,F), `reference`, `audio` and `text`, the model's inputs.
+        negative: As `text`, for the branch without reference and audio; None: that is told the text, too.
     """
     branches = guidance.branches(t)
     count = len(branches)
@@ -105,7 +107,10 @@ def guided(
         [reference if with_reference else torch.zeros_like(reference) for _, with_reference, _ in branches]
     )
     sounds = torch.cat([audio if with_audio else torch.zeros_like(audio) for _, _, with_audio in branches])
-    words = None if text is None else torch.cat([text] * count)
+    words = None
+    if text is not None:
+        unguided = text if negative is None else negative
+        words = torch.cat([text if with_reference else unguided for _, with_reference, _ in branches])
     predictions = model(torch.cat([latents] * count), torch.cat([timestep] * count), references, sounds, words)
     weights = predictions.new_tensor([weight for weight, _, _ in branches]).reshape(-1, 1, 1, 1, 1, 1)
     return (predictions.unflatten(0, (count, -1)) * weights).sum(0)

@@ -37,6 +37,7 @@ def sample(
     guidance: Guidance,
     prediction: Prediction,
     text: Tensor | None = None,
+    negative: Tensor | None = None,
     context: Tensor | None = None,
     motion: Tensor | None = None,
     border: bool = False,
@@ -56,6 +57,7 @@ def sample(
         guidance: Scales of the triple guidance.
         prediction: What the model's output means.
         text: (B,words,text_dim) or None.
+        negative: As `text`, for the branch without reference and audio; None: that is told the text, too.
         context: (B,context,F,h,w), the generator's masked video, or None.
         motion: (B,C,m,h,w) clean latents of the first m frames, at time 0 and written back after every step.
         border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
@@ -89,7 +91,7 @@ def sample(
         start = (1 - steps[0]) * reference + steps[0] * noise
     branches = None
     if remember or step_reuse:
-        branches = Branches(cast(DubbingTransformer, model), guidance, reference, audio, text, step_reuse)
+        branches = Branches(cast(DubbingTransformer, model), guidance, reference, audio, text, negative, step_reuse)
 
     def keep_motion(z: Tensor) -> Tensor:
         return z if motion is None else torch.cat([motion, z[:, :, kept:]], dim=2)
@@ -107,7 +109,7 @@ def sample(
         timestep[:, :kept] = 0
         inputs = z if context is None else torch.cat([context, z], dim=1)
         if branches is None:
-            raw = guided(model, guidance, t, inputs, timestep, reference, audio, text)
+            raw = guided(model, guidance, t, inputs, timestep, reference, audio, text, negative)
         else:
             raw = branches(t, inputs, timestep, last=after == 0)
         z = keep_motion(z + (after - t) * to_velocity(raw, z, timestep, prediction))

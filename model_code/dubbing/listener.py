@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model_code.backbones.audio import AudioEncoder
+from model_code.backbones.audio import SpeechEncoder
 from model_code.config import MediaConfig
 from model_code.faces.crop import crop_yuv
 from model_code.faces.follow import Track
@@ -32,7 +32,7 @@ class Listener:
         encoder: Whose features it was trained with.
     """
 
-    def __init__(self, syncnet: SyncNet, encoder: AudioEncoder) -> None:
+    def __init__(self, syncnet: SyncNet, encoder: SpeechEncoder) -> None:
         self._syncnet, self._encoder = syncnet, encoder
 
     def hear(self, video: str | Path, frames: int, config: MediaConfig) -> F32:

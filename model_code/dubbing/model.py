@@ -1,7 +1,7 @@
 """The dubbing model: codec, audio encoder, transformer, experts and settings as one folder.
 
-A folder holds `codec/`, `audio_encoder/`, `transformer/`, one LoRA folder an expert below `experts/`, and
-`config.json`, written last: without it the model does not exist.
+A folder holds `codec/`, `audio_encoder/`, `transformer/`, one LoRA folder an expert below `experts/`, the encoded text
+in `prompts.safetensors` if there is one, and `config.json`, written last: without it the model does not exist.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from model_code.backbones.audio import AudioEncoder, audio_windows
+from model_code.backbones.audio import SpeechEncoder, audio_windows
 from model_code.backbones.codec import BlockCodec, LatentCodec, WanCodec
+from model_code.backbones.load import check_fit
+from model_code.backbones.published_audio import CachedEncoder, JoinedEncoders, read_audio_encoder
+from model_code.backbones.text import Prompts
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Config, FlowConfig
 from model_code.diffusion.guidance import Guidance
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 SAMPLES_PER_FRAME = 640
 Scalar = TypeVar("Scalar", bound=np.generic)
 LORA_FILE = "pytorch_lora_weights.safetensors"
+PROMPTS_FILE = "prompts.safetensors"
 CODECS: dict[str, type[BlockCodec] | type[WanCodec]] = {"block": BlockCodec, "wan": WanCodec}
 Mode = Literal["editor", "generator"]
 
@@ -51,6 +55,9 @@ class DubberConfig(Config):
     codec: Literal["block", "wan"] = "block"
     flow: FlowConfig = FlowConfig()
     crop_size: int = Field(96, description="Side of the crops in pixels.")
+    crop_scale: float | None = Field(
+        None, description="Crop side over the longer side of the face's box; None: `media.crop_scale` where it dubs."
+    )
     window_frames: int = Field(25, description="Frames of one pass.")
     overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
     stitching: Literal["pixels", "latents"] = Field(
@@ -62,6 +69,10 @@ class DubberConfig(Config):
     noise_retries: int = Field(
         2, ge=0, description="How often a window that came out as noise is made again, each time with another seed."
     )
+    prompt: str | None = Field(
+        None, description="Its text, which `prompts.safetensors` holds encoded; None: it has none."
+    )
+    negative_prompt: str | None = Field(None, description="Text of the branch without reference and sound, if another.")
 
 
 class DubbingPipelineModel:
@@ -72,6 +83,7 @@ class DubbingPipelineModel:
         codec: Latent codec.
         audio_encoder: Gives 50 Hz features.
         transformer: With `config.experts` as loaded adapters.
+        prompts: The encoded text of `config.prompt`.
 
     Example:
         >>> model = DubbingPipelineModel.from_pretrained("models/dubber")
@@ -79,7 +91,12 @@ class DubbingPipelineModel:
     """
 
     def __init__(
-        self, config: DubberConfig, codec: LatentCodec, audio_encoder: AudioEncoder, transformer: DubbingTransformer
+        self,
+        config: DubberConfig,
+        codec: LatentCodec,
+        audio_encoder: SpeechEncoder,
+        transformer: DubbingTransformer,
+        prompts: Prompts | None = None,
     ) -> None:
         channels, residual = transformer.config["context_channels"], transformer.config["residual"]
         if (config.mode == "generator" and not channels) or (config.mode == "editor" and channels and not residual):
@@ -87,7 +104,8 @@ class DubbingPipelineModel:
                 f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
                 "a generator has context channels, an editor has them only if it is residual",
             )
-        self.config, self.codec, self.audio_encoder = config, codec, audio_encoder
+        check_fit(transformer.config, codec, audio_encoder, prompts)
+        self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
         self.transformer = transformer.eval()
         self.device = next(transformer.parameters()).device
         self._active: str | None = None
@@ -104,7 +122,7 @@ class DubbingPipelineModel:
     def with_flow(self, flow: FlowConfig) -> DubbingPipelineModel:
         """The same networks with another sampler's settings."""
         config = self.config.model_copy(update={"flow": flow})
-        return DubbingPipelineModel(config, self.codec, self.audio_encoder, self.transformer)
+        return DubbingPipelineModel(config, self.codec, self.audio_encoder, self.transformer, self.prompts)
 
     def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
         """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""
@@ -228,6 +246,7 @@ class DubbingPipelineModel:
         noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
         times = sampling_times(flow)
         experts = experts_by_step(times, self._windows)
+        text, negative = (None, None) if self.prompts is None else self.prompts.batch(len(items), self.device)
         latents = sample(
             self.transformer,
             noise,
@@ -236,10 +255,12 @@ class DubbingPipelineModel:
             times=times,
             guidance=Guidance.of(flow),
             prediction=flow.prediction,
+            text=text,
+            negative=negative,
             context=context,
             motion=self._encode(motion) if motion else None,
             noise_scale=flow.sampling_noise,
-            border=flow.border,
+            border=flow.border and config.mode == "editor",
             before_step=lambda step, _: self._use_expert(experts[step]),
             remember=flow.remember,
             step_reuse=flow.step_reuse,
@@ -302,29 +323,51 @@ class DubbingPipelineModel:
         save_transformer(self.transformer, folder / "transformer", dtype)
         for name in self.config.experts:
             save_expert(self.transformer, name, folder / "experts" / name)
+        if self.prompts is not None:
+            self.prompts.save(folder / PROMPTS_FILE)
         write_json(folder / "config.json", self.config.model_dump(mode="json"))
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> DubbingPipelineModel:
+    def from_pretrained(
+        cls, folder: Path | str, *, experts: Sequence[str] | None = None, features: Path | None = None
+    ) -> DubbingPipelineModel:
         """Reads what `save_pretrained` wrote.
+
+        Args:
+            folder: Of the model.
+            experts: Those to load; None: all that it has.
+            features: Folder in which the features of a published audio encoder are kept.
 
         Raises:
             InputError: There is no complete model.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise InputError(
-                f"'{folder}' is no dubbing model: it has no config.json", "train it again, or name its folder"
-            )
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # A model keeps its ways: older ones took all of the noise.
-        values["flow"] = {"noise_scale": 1.0, "temperature": 1.0, **values.get("flow", {})}
-        config = DubberConfig.model_validate(values)
+        config = read_config(folder)
+        if experts is not None:
+            config = config.model_copy(update={"experts": tuple(experts)})
         transformer = load_transformer(folder / "transformer")
         for name in config.experts:
             add_expert(transformer, name, folder / "experts" / name)
         codec = CODECS[config.codec].from_pretrained(folder / "codec")
-        return cls(config, codec, AudioEncoder.from_pretrained(folder / "audio_encoder"), transformer)
+        audio_encoder: SpeechEncoder = read_audio_encoder(folder / "audio_encoder")
+        if features is not None and isinstance(audio_encoder, JoinedEncoders):
+            audio_encoder = CachedEncoder(audio_encoder, features)
+        prompts = None if config.prompt is None else Prompts.load(folder / PROMPTS_FILE)
+        return cls(config, codec, audio_encoder, transformer, prompts)
+
+
+def read_config(folder: Path) -> DubberConfig:
+    """The settings of the model in `folder`.
+
+    Raises:
+        InputError: There is no complete model.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"'{folder}' is no dubbing model: it has no config.json", "train it again, or name its folder")
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # A model keeps its ways: older ones took all of the noise.
+    values["flow"] = {"noise_scale": 1.0, "temperature": 1.0, **values.get("flow", {})}
+    return DubberConfig.model_validate(values)
 
 
 def save_transformer(transformer: DubbingTransformer, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:

@@ -43,6 +43,13 @@ class Excerpt:
         return self._sound[self._first + first : self._first + last]
 
 
+def samples_of(sound: Sound, length: int | None = None) -> Floats:
+    """(N,) all samples of a sound in memory; cut, or followed by silence, to `length` if that is given."""
+    length = len(sound) if length is None else length
+    samples = np.asarray(sound[:length], np.float32)
+    return np.pad(samples, (0, length - len(samples)))
+
+
 SAMPLE_RATE = 16_000
 HOP = 160
 _WINDOW = 400

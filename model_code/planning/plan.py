@@ -10,7 +10,16 @@ import math
 from pydantic import Field
 
 from model_code.backbones.codec import TEMPORAL_FACTOR
-from model_code.config import Config, FlowConfig, MediaConfig, PairsConfig, PhaseConfig, TransformerConfig
+from model_code.backbones.text import WORDS
+from model_code.config import (
+    BackbonesConfig,
+    Config,
+    FlowConfig,
+    MediaConfig,
+    PairsConfig,
+    PhaseConfig,
+    TransformerConfig,
+)
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.schedule import sigmas
 from model_code.dubbing.longform import windows
@@ -21,8 +30,6 @@ from model_code.planning.memory import StepMemory, sample_bytes, state_bytes
 from model_code.planning.networks import CodecCost
 from model_code.planning.storage import Partitions, clip_bytes, latent_bytes, pair_bytes, partitions
 
-WORDS = 512
-"""Text tokens of a prompt, as Wan pads them; where the transformer has text attention."""
 USABLE = 0.92
 """Share of an accelerator's memory that a step may take; the rest is the driver's, the collectives' and holes."""
 SAMPLING_PRECISION: Precision = "fp32"
@@ -43,6 +50,7 @@ class Recipe(Config):
 
     media: MediaConfig
     transformer: TransformerConfig
+    backbones: BackbonesConfig = BackbonesConfig()
     flow: FlowConfig
     phases: tuple[PhaseConfig, ...]
     pairs: PairsConfig
@@ -98,6 +106,7 @@ class Plan(Config):
     assumptions: Assumptions
     accelerator: Accelerator
     codec: CodecCost
+    backbones: BackbonesConfig
     parameters: dict[str, int]
     phases: tuple[PhaseMemory, ...]
     stages: tuple[Stage, ...]
@@ -139,6 +148,7 @@ def make_plan(recipe: Recipe, assumptions: Assumptions) -> Plan:
         assumptions=assumptions,
         accelerator=accelerator,
         codec=codec,
+        backbones=recipe.backbones,
         parameters=networks.parameters_by_part(_transformer(recipe, recipe.phases[0])),
         phases=memories,
         stages=tuple(stages),

@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model_code.backbones.audio import AudioEncoder, audio_windows
+from model_code.backbones.audio import SpeechEncoder, audio_windows
 from model_code.backbones.codec import TEMPORAL_FACTOR, LatentCodec
+from model_code.backbones.saved import fingerprint
 from model_code.config import ContextFill
 from model_code.faces.carry import carried_faces
 from model_code.faces.masks import face_loss_mask, inpaint_mask, lip_mask
@@ -50,15 +51,6 @@ def latent_length(n_frames: int) -> int:
     if (n_frames - 1) % TEMPORAL_FACTOR:
         raise ValueError(f"a window has 4n+1 frames, not {n_frames}")
     return 1 + (n_frames - 1) // TEMPORAL_FACTOR
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Short hash of a module's weights: part of every cache key that depends on them."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class ClipEncoder:
     def __init__(
         self,
         codec: LatentCodec,
-        audio_encoder: AudioEncoder,
+        audio_encoder: SpeechEncoder,
         context_fill: ContextFill,
         cache: Path | None = None,
         device: torch.device | None = None,
@@ -147,7 +139,8 @@ class ClipEncoder:
         self._networks = ""
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
-            self._networks = fingerprint(codec) + fingerprint(audio_encoder) if isinstance(codec, nn.Module) else ""
+            if isinstance(codec, nn.Module) and isinstance(audio_encoder, nn.Module):
+                self._networks = fingerprint(codec) + fingerprint(audio_encoder)
 
     def encode(self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> EncodedClip:
         """Encodes `clip`; `companion` (T, H, W, 3) adds the track of V', `masked` that of the inpainting context."""

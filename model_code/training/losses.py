@@ -6,7 +6,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import Prediction
 from model_code.diffusion.flow import velocity_target
 
@@ -68,7 +67,14 @@ class SyncCritic(Protocol):
         """(B, 3, T, H, W) in [-1, 1] and (B, 2T, D) audio features of the same time -> (B,)."""
 
 
-def video_distance(encoder: PerceptualEncoder) -> FrameCritic:
+class PictureCritic(Protocol):
+    """A frozen network that compares pictures."""
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] twice -> (N,)."""
+
+
+def video_distance(encoder: PictureCritic) -> FrameCritic:
     """The perceptual distance of two videos: the mean over their frames."""
 
     def distance(decoded: Tensor, target: Tensor) -> Tensor:

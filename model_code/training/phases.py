@@ -124,11 +124,17 @@ class Phase:
         config: The phase's numbers.
         flow: Parameterisation.
         critics: Networks of the pixel losses.
+        text: (words, D) the one encoded text of all clips, for transformers that read.
     """
 
     config: PhaseConfig
     flow: FlowConfig
     critics: Critics = field(default_factory=Critics)
+    text: Tensor | None = None
+
+    def words(self, like: Tensor) -> Tensor | None:
+        """The text for every sample of `like` (B, ...), where it is: (B, words, D), or None."""
+        return None if self.text is None else self.text.to(like).expand(len(like), -1, -1)
 
     def draw(self, data: TrainingSet, step: int) -> Batch:
         """The batch of a step: whole windows, or the lower face of short ones where `cells` is set."""
@@ -200,7 +206,7 @@ class Phase:
         latents = torch.cat([known[:count], add_noise(batch.target[:count], noise, learned)], dim=1)
         audio = (batch.audio if inputs.audio is None else inputs.audio)[:count]
         with torch.no_grad(), without_adapters(model):
-            estimate = model(latents, learned, inputs.reference[:count], audio, place=batch.place)
+            estimate = model(latents, learned, inputs.reference[:count], audio, self.words(latents), place=batch.place)
         own = (inputs.own[:count, None] & learned.bool())[:, None, :, None, None]
         clean = torch.where(own, estimate, batch.target[:count])
         noisy = torch.cat([add_noise(clean, noise, inputs.timestep[:count]), inputs.noisy[count:]])
@@ -216,7 +222,8 @@ class Phase:
         inputs = self.inputs(batch, generator, with_context=takes_context(model)).part(part)
         batch = batch.part(part)
         inputs = self.from_own_estimates(model, batch, inputs, part.step or 1)
-        raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, place=batch.place)
+        words = self.words(inputs.latents)
+        raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, words, place=batch.place)
         weights = region_weights(batch.face, batch.lip, self.config.face_weight, self.config.lip_weight)
         per_sample = velocity_loss(
             raw,
@@ -348,7 +355,9 @@ PHASES: dict[str, type[Phase]] = {
 }
 
 
-def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = None) -> Phase:
+def make_phase(
+    config: PhaseConfig, flow: FlowConfig, critics: Critics | None = None, text: Tensor | None = None
+) -> Phase:
     """The strategy that `config.phase` names."""
     if config.pixel_latent_frames * TEMPORAL_FACTOR - 3 > config.clip_frames:
         raise ValueError(f"pixel_latent_frames {config.pixel_latent_frames} exceeds clip_frames {config.clip_frames}")
@@ -359,4 +368,4 @@ def make_phase(config: PhaseConfig, flow: FlowConfig, critics: Critics | None = 
         )
     if config.cells is not None and (config.sync_weight or config.identity_weight or config.perceptual_weight):
         raise ValueError("pixel losses look at whole faces: leave cells unset")
-    return PHASES[config.phase](config, flow, critics or Critics())
+    return PHASES[config.phase](config, flow, critics or Critics(), text)

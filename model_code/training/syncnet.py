@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model_code.backbones.audio import AudioEncoder
-from model_code.metrics.syncnet import WINDOW, SyncNet, embed_windows, fit_features, sync_scores
+from model_code.backbones.audio import SpeechEncoder
+from model_code.metrics.syncnet import WINDOW, SyncNet, SyncNetConfig, embed_windows, fit_features, sync_scores
 from model_code.seeding import rng_for, seed_for
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class SyncExample:
     features: NDArray[np.float32]
 
 
-def sync_examples(clips: Iterable[Clip], encoder: AudioEncoder) -> list[SyncExample]:
+def sync_examples(clips: Iterable[Clip], encoder: SpeechEncoder) -> list[SyncExample]:
     """Encodes the sound of clips; those too short to be shifted are left out."""
     return [
         SyncExample(clip.frames, fit_features(encoder.encode(clip.audio), len(clip.frames)))
@@ -81,7 +81,7 @@ def train_syncnet(
         raise ValueError("no clip is long enough to train SyncNet: give clips of at least 21 frames")
     started = time.monotonic()
     torch.manual_seed(seed_for("syncnet", seed) % 2**32)
-    model = SyncNet()
+    model = SyncNet(SyncNetConfig(audio_features=train[0].features.shape[1]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.15)
     losses: list[float] = []

@@ -17,9 +17,10 @@ import torch
 from pydantic import Field
 
 from model_code import base
-from model_code.backbones.audio import AudioEncoder
+from model_code.backbones.audio import SpeechEncoder
+from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, add_expert, load_transformer
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer
 from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
 from model_code.metrics.benchmark import Dubber, Judges, build_cases, run_benchmark
@@ -91,12 +92,15 @@ def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
 
 
 def dubbers(config: BenchmarkWorkerConfig) -> dict[str, Dubber]:
-    """The table's rows from the base to the whole model; each loads its network when its turn comes."""
-    prior = base.FOLDER / "prior"
-    rows: dict[str, Dubber] = {
-        "base": partial(_alone, config, prior, "generator"),
-        "base_editor": partial(_alone, config, prior, "editor"),
-    }
+    """The table's rows from the base to the whole model; each loads its network when its turn comes.
+
+    The shipped prior has no row where the latents or features are not those it knows.
+    """
+    rows: dict[str, Dubber] = {}
+    if config.backbones.made_for_the_prior:
+        prior = base.FOLDER / "prior"
+        rows["base"] = partial(_alone, config, prior, "generator")
+        rows["base_editor"] = partial(_alone, config, prior, "editor")
     if config.generator is not None:
         rows["generator"] = partial(_alone, config, config.generator / "transformer", "generator")
     return {**rows, **{name: partial(_edit, config, experts) for name, experts in EXPERTS.items()}}
@@ -106,30 +110,27 @@ def judges(config: BenchmarkWorkerConfig) -> Judges:
     """The independent evaluators, and the chain's own SyncNet beside them."""
     sync = None
     if config.syncnet is not None:
-        model, audio_encoder = SyncNet.from_pretrained(config.syncnet).eval(), base.load("audio_encoder")
-        sync = partial(_sync, model, audio_encoder)
+        model = SyncNet.from_pretrained(config.syncnet).eval()
+        sync = partial(_sync, model, load_audio(config.backbones, config.features))
     return Judges(base.load("mouth_reader"), base.load("identity_judge"), base.load("perceptual"), sync)
 
 
 def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the shipped prior, or with the generator that was trained on it."""
-    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size)
-    model = DubbingPipelineModel(settings, base.load("codec"), base.load("audio_encoder"), load_transformer(folder))
+    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size, **config.backbones.texts)
+    codec, audio_encoder = load_codec(config.backbones), load_audio(config.backbones, config.features)
+    prompts = load_prompts(config.backbones, config.features)
+    model = DubbingPipelineModel(settings, codec, audio_encoder, load_transformer(folder), prompts)
     return model.to(config.device).dub_many(items)
 
 
 def _edit(config: BenchmarkWorkerConfig, experts: tuple[str, ...], items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the editor and some of its experts."""
-    settings = DubberConfig.model_validate_json((config.dubber / "config.json").read_text(encoding="utf-8"))
-    transformer = load_transformer(config.dubber / "transformer")
-    for name in experts:
-        add_expert(transformer, name, config.dubber / "experts" / name)
-    settings = settings.model_copy(update={"experts": experts})
-    model = DubbingPipelineModel(settings, base.load("codec"), base.load("audio_encoder"), transformer)
+    model = DubbingPipelineModel.from_pretrained(config.dubber, experts=experts, features=config.features)
     return model.to(config.device).dub_many(items)
 
 
-def _sync(model: SyncNet, encoder: AudioEncoder, frames: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+def _sync(model: SyncNet, encoder: SpeechEncoder, frames: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
     found = sync_scores(model, frames, encoder.encode(samples))
     return found.sync_c, found.sync_d
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
-from model_code import base
+from model_code.backbones.codec import WanCodec
+from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import Config, FlowConfig, MediaConfig
 from model_code.diffusion.schedule import check_experts, sampling_times
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, add_expert, load_transformer
@@ -41,21 +42,27 @@ def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
     flow = config.flow
     windows = {"lip": flow.lip_window, "texture": flow.texture_window}
     check_experts(sampling_times(flow), windows)
+    codec = load_codec(config.backbones)
+    prompts = load_prompts(config.backbones, config.features)
     transformer = load_transformer(config.editor / "transformer")
     for name, folder in (("lip", config.lip_expert), ("texture", config.texture_expert)):
         add_expert(transformer, name, folder / "expert")
     model = DubbingPipelineModel(
         DubberConfig(
             mode="editor",
+            codec="wan" if isinstance(codec, WanCodec) else "block",
             flow=flow,
             crop_size=config.media.crop_size,
+            crop_scale=config.media.crop_scale,
             window_frames=config.phase.clip_frames,
             overlap_frames=config.phase.motion_frames,
             experts=("lip", "texture"),
+            **config.backbones.texts,
         ),
-        base.load("codec"),
-        base.load("audio_encoder"),
+        codec,
+        load_audio(config.backbones),
         transformer,
+        prompts,
     )
     write_json(config.output / "parts.json", config.versions)
     model.save_pretrained(config.output)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from model_code import base
+from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import FlowConfig, MediaConfig, PairsConfig, Variant
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, load_transformer
 from model_code.faces.identity import IdentityEncoder
@@ -84,10 +85,11 @@ def make(config: PairsWorkerConfig, progress: Progress) -> list[Pair]:
             progress("render", index + 1, count, {})
         return pairs
     generator = DubbingPipelineModel(
-        DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size),
-        base.load("codec"),
-        base.load("audio_encoder"),
+        DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size, **config.backbones.texts),
+        load_codec(config.backbones),
+        load_audio(config.backbones, config.features),
         load_transformer(config.generator / "transformer"),
+        load_prompts(config.backbones, config.features),
     ).to(config.device)
     return generate_pairs(
         training_clips([config.clips]),

@@ -27,7 +27,7 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 from pydantic import Field, ValidationError
 
-from model_code.config import Config
+from model_code.config import BackbonesConfig, Config
 from model_code.errors import InputError
 from model_code.files import write_json
 from model_code.lifetime import die_with_parent
@@ -44,8 +44,10 @@ class WorkerConfig(Config):
 
     output: Path = Field(description="Folder for the data; checkpoints and caches go beside it.")
     base: str = Field("", description="Digest of the shipped networks in use; names them, loads nothing.")
+    backbones: BackbonesConfig = Field(BackbonesConfig(), description="Frozen networks: shipped, or published.")
     device: Literal["cpu", "cuda"] = "cpu"
     cache: Path | None = Field(None, description="Latent cache shared by several workers; None: beside the output.")
+    features: Path | None = Field(None, description="Where features of published encoders are kept; None: nowhere.")
 
     @property
     def work(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from model_code import base
+from model_code.backbones.load import load_audio
 from model_code.training.syncnet import sync_examples, train_syncnet
 from model_code.workers.clips import training_clips
 from model_code.workers.run import Progress, WorkerConfig, main
@@ -29,7 +29,7 @@ def work(config: SyncNetWorkerConfig, progress: Progress) -> dict[str, Any]:
     clips = training_clips(config.shards)
     speakers = sorted({str(clip.row["speaker_id"]) for clip in clips})
     held = set(speakers[::HELD_OUT_EVERY]) if len(speakers) >= HELD_OUT_EVERY else set()
-    examples = sync_examples(clips, base.load("audio_encoder"))
+    examples = sync_examples(clips, load_audio(config.backbones, config.features).to(config.device))
     chosen = [str(clip.row["speaker_id"]) in held for clip in clips if len(clip.frames) >= 21]
     train = [example for example, out in zip(examples, chosen, strict=True) if not out]
     heldout = [example for example, out in zip(examples, chosen, strict=True) if out]

@@ -21,6 +21,14 @@ from peft import LoraConfig as PeftLora
 from pydantic import Field
 
 from model_code import base
+from model_code.backbones.load import (
+    check_fit,
+    load_audio,
+    load_codec,
+    load_identity,
+    load_perceptual,
+    load_prompts,
+)
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
 from model_code.config import FlowConfig, MediaConfig, PhaseConfig, Sharding, TransformerConfig
 from model_code.diffusion.guidance import Guidance
@@ -28,7 +36,6 @@ from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import sigmas
 from model_code.dubbing.model import load_transformer, save_expert, save_transformer
 from model_code.errors import InputError
-from model_code.faces.identity import IdentityEncoder
 from model_code.files import write_json
 from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard
@@ -91,7 +98,9 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
 def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silence) -> Trained:
     """What each of the processes does; the one that leads has the whole model afterwards."""
     name, device = config.phase.phase, own.device(config.device)
-    codec = base.load("codec").requires_grad_(False).to(device)
+    codec = load_codec(config.backbones).requires_grad_(False).to(device)
+    audio_encoder = load_audio(config.backbones, config.features).to(device)
+    prompts = load_prompts(config.backbones, config.features)
 
     def build() -> DubbingTransformer:
         model = start(config, codec.latent_channels)
@@ -99,11 +108,14 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
         return model
 
     model = build()
-    encoder = ClipEncoder(codec, base.load("audio_encoder"), model.config["context_fill"], config.latents, device)
+    check_fit(model.config, codec, audio_encoder, prompts)
+    encoder = ClipEncoder(codec, audio_encoder, model.config["context_fill"], config.latents, device)
     data = TrainingSet(
         encode(config, encoder, own, progress), config.phase.clip_frames, int(model.config["audio_window"])
     )
-    phase = make_phase(config.phase, config.flow, critics(config, codec, device))
+    phase = make_phase(
+        config.phase, config.flow, critics(config, codec, device), None if prompts is None else prompts.prompt
+    )
     trainer = Trainer(model, phase, data, config.phase, config.work / "checkpoints", partial(progress, name), own)
     curves = trainer.run()
     learned = sum(value.numel() for value in trainer.parameters.values())
@@ -208,11 +220,9 @@ def critics(config: TrainConfig, codec: Any, device: torch.device) -> Critics:
             raise InputError("the lip phase has no syncnet", "give the output folder of the syncnet worker")
         return Critics(codec, sync=SyncNet.from_pretrained(config.syncnet).to(device).distance)
     if name == "texture":
-        if config.identity is None:
-            raise InputError("the texture phase has no identity encoder", "give the identity worker's output folder")
-        encoder = IdentityEncoder.from_pretrained(config.identity).to(device)
-        perceptual = base.load("perceptual").requires_grad_(False).to(device)
-        return Critics(codec, identity=encoder.distance, perceptual=video_distance(perceptual))
+        identity = load_identity(config.backbones, config.identity).to(device)
+        perceptual = load_perceptual(config.backbones).to(device)
+        return Critics(codec, identity=identity.distance, perceptual=video_distance(perceptual))
     return Critics(codec)
 
 
@@ -234,6 +244,7 @@ def samples(model: DubbingTransformer, phase: Phase, data: TrainingSet) -> list[
         times=sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift),
         guidance=Guidance.constant(),
         prediction=phase.flow.prediction,
+        text=phase.words(noise),
         context=context,
         noise_scale=phase.flow.sampling_noise,
     )

@@ -124,6 +124,25 @@ class PerfectModel:
         return (latents - self.clean) / timestep.clamp_min(1e-9)[:, None, :, None, None]
 
 
+def test_the_negative_text_goes_to_the_branch_without_reference_and_sound() -> None:
+    z, reference, audio = torch.zeros(2, 1, 2, 2, 2), torch.ones(2, 1, 2, 2, 2), torch.ones(2, 2, 1, 1)
+    text, negative = torch.full((2, 3, 4), 5.0), torch.full((2, 3, 4), -7.0)
+    told: list[torch.Tensor] = []
+
+    def model(latents, timestep, references, sounds, words):  # type: ignore[no-untyped-def]
+        told.append(words)
+        assert (words[:, 0, 0] < 0).tolist() == (references.flatten(1).sum(1) == 0).tolist()
+        return latents
+
+    guided(model, Guidance.release(), 0.5, z, z.new_zeros(2, 2), reference, audio, text, negative)
+    assert told[0][:, 0, 0].tolist() == [-7.0] * 2 + [5.0] * 4
+    guided(
+        lambda latents, *given: told.append(given[3]) or latents,
+        Guidance.release(), 0.5, z, z.new_zeros(2, 2), reference, audio, text,
+    )  # fmt: skip
+    assert told[1][:, 0, 0].tolist() == [5.0] * 6
+
+
 def test_uniform_times_are_uniform_before_the_shift() -> None:
     drawn = sample_timesteps(200_000, 2.0, torch.Generator().manual_seed(0), uniform=True)
     before = drawn / (2.0 - drawn)

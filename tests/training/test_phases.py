@@ -34,9 +34,11 @@ class Recorder(nn.Module):
         timestep: Tensor,
         reference: Tensor,
         audio: Tensor | None,
+        text: Tensor | None = None,
         place: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
         self.latents, self.timestep, self.reference, self.audio = latents, timestep, reference, audio
+        self.text = text
         return 0.5 * latents[:, -C:]
 
 
@@ -375,3 +377,13 @@ def test_pixel_losses_decode_the_clipped_estimate() -> None:
     exact = strategy.decoded(data.target, data, inputs)
     assert exact.shape == (4, 3, 13, S, S)
     assert torch.allclose(exact, Decoder().decode(data.target[:, :, :4]), atol=1e-4)
+
+
+def test_every_sample_is_told_the_text() -> None:
+    model, text = Recorder(), torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    config = PhaseConfig(phase="editor", own_estimates=0.5, pixel_weighting=False)
+    make_phase(config, FlowConfig(), text=text).training_step(model, batch(), torch.Generator().manual_seed(0))
+    assert model.text is not None
+    assert torch.equal(model.text, text.expand(4, 3, 5))
+    make_phase(config, FlowConfig()).training_step(model, batch(), torch.Generator().manual_seed(0))
+    assert model.text is None

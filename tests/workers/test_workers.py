@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from pydantic import Field
+from safetensors.torch import save_file
 
 from model_code import base
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
@@ -22,12 +23,14 @@ from model_code.backbones.perceptual import PerceptualConfig, PerceptualEncoder
 from model_code.config import MediaConfig, PairsConfig
 from model_code.dubbing.model import DubbingPipelineModel
 from model_code.errors import InputError
+from model_code.faces.arcface import IResNet
 from model_code.faces.landmarker import Landmarker
 from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard, ShardWriter
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.training.data import to_network
 from model_code.workers import dubber, identity, pairs, run, syncnet, train
+from tests.published import save_clip, save_umt5, save_vae, save_wav2vec2, save_whisper
 
 SHAPE = {
     "dim": 24, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "freq_dim": 16, "in_channels": 12, "out_channels": 12,
@@ -82,10 +85,29 @@ def work(folder: Path, module: Any, config_type: type[run.WorkerConfig], **confi
     return output, result
 
 
+def published(folder: Path) -> dict[str, Any]:
+    """Networks of the classes that full strength uses, with 12 latent channels, 24 + 40 heard, 32 read."""
+    save_vae(folder / "wan", 12)
+    save_umt5(folder / "wan")
+    (folder / "arcface").mkdir()
+    save_file(IResNet((1, 1, 1, 1), (4, 4, 4, 4, 4), 8).state_dict(), folder / "arcface" / "model.safetensors")
+    return {
+        "codec": folder / "wan",
+        "audio": [save_whisper(folder / "whisper"), save_wav2vec2(folder / "wav2vec2")],
+        "text": folder / "wan",
+        "identity": folder / "arcface",
+        "perceptual": save_clip(folder / "clip"),
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("use_base")
-def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path) -> None:
-    sync, result = work(tmp_path / "sync", syncnet, syncnet.SyncNetWorkerConfig, shards=[shard], steps=5)
+@pytest.mark.parametrize("networks", ["shipped", "published"])
+def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path, networks: str) -> None:
+    frozen: dict[str, Any] = {}
+    if networks == "published":
+        frozen = {"backbones": published(tmp_path / "published"), "features": tmp_path / "features"}
+    sync, result = work(tmp_path / "sync", syncnet, syncnet.SyncNetWorkerConfig, shards=[shard], steps=5, **frozen)
     assert 0 <= result["metrics"]["accuracy"] <= 1
     person, result = work(tmp_path / "identity", identity, identity.IdentityWorkerConfig, shards=[shard], steps=5)
     assert result["metrics"]["speakers"] == 2
@@ -93,7 +115,8 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path) -> None:
     def phase(name: str, **more: Any) -> dict[str, Any]:
         return {"phase": name, "steps": 4, "batch_size": 2, "checkpoint_every": 2, **more}
 
-    shared: dict[str, Any] = {"transformer": SHAPE, "flow": FLOW, "cache": tmp_path / "latents"}
+    shape = {**SHAPE, "text_dim": 32} if frozen else SHAPE
+    shared: dict[str, Any] = {"transformer": shape, "flow": FLOW, "cache": tmp_path / "latents", **frozen}
     generator, result = work(
         tmp_path / "generator", train, train.TrainConfig, phase=phase("generator"), shards=[shard], **shared
     )
@@ -109,6 +132,7 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path) -> None:
         output, result = work(
             tmp_path / variant, pairs, pairs.PairsWorkerConfig, variant=variant, shard="0000", clips=shard,
             generator=generator, identity=person, generator_version="v1", pairs=numbers, flow=FLOW,
+            **frozen,
         )  # fmt: skip
         rows = Shard(output).rows
         assert result["metrics"]["pairs"] == len(rows)
@@ -133,8 +157,9 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path) -> None:
     assert {"identity", "perceptual"} <= set(result["curves"][-1])
     folder, _ = work(
         tmp_path / "dubber", dubber, dubber.DubberWorkerConfig, editor=editor, lip_expert=lip, texture_expert=texture,
-        flow=FLOW,
+        flow=FLOW, **frozen,
     )  # fmt: skip
+    assert (tmp_path / "features").is_dir() == bool(frozen)
     model = DubbingPipelineModel.from_pretrained(folder)
     frames = np.zeros((30, 96, 96, 3), np.uint8)
     assert model.dub_crops(frames, np.zeros(19200, np.float32), 0).shape == frames.shape

@@ -37,6 +37,7 @@ def test_fp32_is_told(tmp_path: Path) -> None:
     done = xdub_plan("--profile", "embedded", "--hours", "1")
     assert done.returncode == 0, done.stderr
     assert "--precision bf16" in done.stdout
+    assert "Frozen networks: codec base; sound base; text none." in done.stdout
 
 
 def test_an_unknown_accelerator_ends_in_one_line() -> None:

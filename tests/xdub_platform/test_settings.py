@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model_code.config import BackbonesConfig
 from model_code.errors import InputError
 from xdub_platform.settings import PROFILES, load_settings, unknown_environment
 
@@ -67,6 +68,20 @@ def test_the_transformer_undoes_the_noise_that_it_is_shown() -> None:
         load_settings(flow={"noise_scale": 0.5})
     load_settings(flow={"noise_scale": 0.5}, transformer={"precondition": 0.5})
     load_settings(flow={"noise_scale": 0.5}, transformer={"precondition": 0.0})
+
+
+def test_the_cluster_dubs_in_the_released_way_with_the_released_networks() -> None:
+    settings = load_settings(profile="cluster")
+    flow, heard = settings.flow, settings.backbones.audio
+    assert (flow.guidance_schedule, flow.reference_guidance, flow.audio_guidance) == ("release", 2.5, 10.0)
+    assert (flow.prediction, flow.sampling_steps, flow.sampling_shift, flow.border) == ("v", 30, 5.0, True)
+    assert (settings.media.crop_size, settings.media.crop_scale) == (512, 1.45)
+    assert heard == ("openai/whisper-large-v2", "facebook/wav2vec2-base-960h")
+    assert "base" not in (settings.backbones.codec, settings.backbones.text)
+    assert load_settings(profile="embedded").backbones == BackbonesConfig()
+    assert all(phase.reference_drop > 0 for _, phase in settings.phases), (
+        "its guidance asks for a model without reference"
+    )
 
 
 def test_misspelt_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ def cluster() -> Plan:
 
 def test_the_cluster_is_the_release(cluster: Plan) -> None:
     assert cluster.codec.name == "Wan2.2 VAE"
+    assert cluster.backbones.audio == ("openai/whisper-large-v2", "facebook/wav2vec2-base-960h")
     assert {phase.phase: phase.tokens for phase in cluster.phases} == {
         "generator": 2048,
         "editor": 10_240,
