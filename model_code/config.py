@@ -17,6 +17,7 @@ Variant = Literal["generated", "relit", "rendered"]
 ContextFill = Literal["grey", "reference"]
 Sharding = Literal["replicated", "sharded"]
 ReferenceAttention = Literal["full", "own"]
+CompanionInput = Literal["both", "channels", "tokens"]
 
 
 def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
@@ -110,6 +111,9 @@ class TransformerConfig(Config):
         json_schema_extra=deviation(
             "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
         ),
+    )
+    reference_tokens: bool = Field(
+        True, description="False: the reference makes no tokens; an editor then sees its companion in channels alone."
     )
     context_fill: ContextFill = Field(
         "reference",
@@ -330,6 +334,14 @@ class PhaseConfig(Config):
         "cosine", description="Learning rate after the warm-up; cosine ends at a tenth."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
+    companion: CompanionInput = Field(
+        "both",
+        description="Editor: how it gets its companion: as reference tokens, through the generator's context channels, "
+        "or both.",
+    )
+    inpaints: bool = Field(
+        False, description="Experts: trained on clips with the generator's task (the paper's generator*)."
+    )
     token_context: float = Field(
         0.35, description="Base: share of steps that edit a companion, as the editor will; the others fill a mask."
     )
@@ -383,6 +395,11 @@ class PhaseConfig(Config):
     )
     lora: LoraConfig | None = None
     checkpoint_every: int = 100
+
+    @property
+    def on_clips(self) -> bool:
+        """Whether the phase learns from clips; the others learn from pairs."""
+        return self.inpaints or self.phase in ("base", "generator")
 
 
 class FilterConfig(Config):

@@ -220,6 +220,40 @@ def bench(
 
 
 @app.command()
+def ablate(
+    tables: Annotated[
+        str, typer.Option(help="The paper's tables 4, 5, 6, 7, 8, 10, and pairs.")
+    ] = "4,5,6,7,8,10,pairs",
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds of the whole chain.")] = 3,
+    steps_scale: Annotated[float, typer.Option(min=0.001, help="Factor on the steps of the training phases.")] = 1.0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON of the result; the page lies beside it.")] = Path(
+        "docs/results/ablations.json"
+    ),
+    profile: Profile = None,
+) -> None:
+    """Run the paper's ablations with several seeds, for hours; a killed run goes on where it was."""
+    from xdub_platform.ablation.run import Wanted, chosen_tables, run_ablations
+    from xdub_platform.console import Progress, show_ablations
+    from xdub_platform.demo import prepare_corpus
+
+    wanted = Wanted(chosen_tables(tables), tuple(range(seeds)), steps_scale)
+    with Progress() as progress:
+        result, failures = run_ablations(
+            _settings(profile),
+            wanted,
+            lambda settings: prepare_corpus(settings, progress.corpus),
+            progress.watch,
+            output,
+        )
+    show_ablations(result)
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    typer.echo(f"results: {output}\npage:    {output.with_suffix('.html')}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def promote(
     version: Annotated[
         int | None, typer.Argument(help="Version that wants to be champion; none: the challenger.")

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from model_code.report.ablations import AblationResult
 from xdub_platform.chain import Node, Planner, Status, Step
 from xdub_platform.doctor import Finding
 from xdub_platform.platform import build_platform
@@ -202,6 +203,19 @@ def show_score_table(scores: Mapping[str, Any]) -> None:
     for row, measures in scores["rows"].items():
         values = [measures.get(name, {}).get("value") for name in COLUMNS]
         table.add_row(ROWS.get(row, row), *("-" if value is None else f"{value:.2f}" for value in values))
+    Console().print(table)
+
+
+def show_ablations(result: AblationResult) -> None:
+    """What became of each ordering."""
+    table = Table("ordering", "table", "measure", "difference", "spread", "holds")
+    for ordering in result.orderings:
+        table.add_row(escape(ordering.title), ordering.table, "", "", "", ordering.verdict, style="bold")
+        for claim in ordering.claims:
+            difference = claim.difference
+            numbers = ("-" if value is None else f"{value:.3g}" for value in (difference.mean, difference.spread))
+            verdict = f"({claim.verdict})" if claim.beside else claim.verdict
+            table.add_row(f"  {claim.better} over {claim.worse}", "", claim.measure, *numbers, verdict)
     Console().print(table)
 
 

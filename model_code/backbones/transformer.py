@@ -15,7 +15,7 @@ from model_code.backbones.attention import AudioProjection, modulate, rotary_tab
 from model_code.backbones.block import DubbingBlock, Head
 from model_code.backbones.refiner import LocalRefiner
 from model_code.backbones.reuse import Remembered, StepReuse, of_samples, seen_by
-from model_code.config import ContextFill, ReferenceAttention, TransformerConfig
+from model_code.config import CompanionInput, ContextFill, ReferenceAttention, TransformerConfig
 from model_code.errors import InputError
 
 
@@ -64,6 +64,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         positions: int = 0,
         audio_modulation: bool = False,
         residual: bool = False,
+        reference_tokens: bool = True,
         context_fill: ContextFill = "grey",
         refiner_width: int = 128,
         refiner_layers: int = 0,
@@ -255,6 +256,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         batch, _, frames, height, width = latents.shape
         if steps is not None and isinstance(audio, Tensor):
             audio = self.remember_sound(audio)  # which can be taken by the sample
+        if not self.config["reference_tokens"]:
+            reference = None
         context = self.config["context_channels"]
         doubt = None
         if self.config["precondition"]:
@@ -340,19 +343,27 @@ def linear_gain(t: Tensor, noise: float) -> Tensor:
     return (1 - t) / ((1 - t).square() + (noise * t).square())
 
 
-def generator_to_editor(generator: DubbingTransformer) -> DubbingTransformer:
+def generator_to_editor(generator: DubbingTransformer, companion: CompanionInput = "both") -> DubbingTransformer:
     """An editor with the generator's weights.
 
     Its extra input channels (the masked video) are sliced away, as in the paper. With `residual` they stay, and the
-    companion comes through them too.
+    companion comes through them too, unless it is to come as tokens alone.
 
     Args:
         generator: The trained generator.
+        companion: What the companion comes through.
+
+    Raises:
+        InputError: It is to come through channels alone, of which none stay.
     """
     config = dict(generator.config)
-    context = 0 if config["residual"] else config["context_channels"]
+    stays = config["residual"] and companion != "tokens"
+    if companion == "channels" and not (stays and config["context_channels"]):
+        raise InputError("an editor whose companion comes through channels alone", "only a residual one has channels")
+    context = 0 if stays else config["context_channels"]
     fields = {name: config[name] for name in TransformerConfig.model_fields}
-    editor = DubbingTransformer(**{**fields, "context_channels": config["context_channels"] - context})
+    changed = {"context_channels": config["context_channels"] - context, "reference_tokens": companion != "channels"}
+    editor = DubbingTransformer(**{**fields, **changed})
     state = dict(generator.state_dict())
     for name in ("patch_embedding.weight", "refiner.enter.weight"):
         if name in state:

@@ -25,18 +25,19 @@ def sampling_times(flow: FlowConfig) -> Tensor:
     return times[times <= flow.start_from]
 
 
-def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[str | None]:
-    """The expert of each step of `times` (as from `sigmas`): the one whose closed window holds the step's start."""
+def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[tuple[str, ...]]:
+    """The experts of each step of `times` (as from `sigmas`): those whose closed window holds the step's start."""
     starts = [float(t) for t in times][:-1]
-    return [next((name for name, (low, high) in windows.items() if low <= t <= high), None) for t in starts]
+    return [tuple(name for name, (low, high) in windows.items() if low <= t <= high) for t in starts]
 
 
 def check_experts(times: Tensor | Sequence[float], windows: Windows, least: int = 2) -> None:
     """Raises `InputError` if an expert acts on fewer than `least` steps."""
     acting = experts_by_step(times, windows)
     for name, window in windows.items():
-        if acting.count(name) < least:
+        steps = sum(name in experts for experts in acting)
+        if steps < least:
             raise InputError(
-                f"the {name} expert with window {window} acts on {acting.count(name)} of {len(acting)} steps",
+                f"the {name} expert with window {window} acts on {steps} of {len(acting)} steps",
                 f"it needs {least}: raise sampling_steps, or change sampling_shift or start_from",
             )

@@ -60,6 +60,10 @@ class DubberConfig(Config):
     )
     window_frames: int = Field(25, description="Frames of one pass.")
     overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
+    reference: Literal["inside", "elsewhere"] = Field(
+        "inside",
+        description="Generator: where each window's reference frame is from: its middle, or as far away as can be.",
+    )
     stitching: Literal["pixels", "latents"] = Field(
         "pixels",
         description="pixels: each window's new frames follow the frames before; latents: as in the release, windows' "
@@ -108,7 +112,7 @@ class DubbingPipelineModel:
         self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
         self.transformer = transformer.eval()
         self.device = next(transformer.parameters()).device
-        self._active: str | None = None
+        self._active: tuple[str, ...] = ()
         if config.experts:
             self.transformer.disable_adapters()
 
@@ -237,9 +241,9 @@ class DubbingPipelineModel:
             reference = self._encode(frames)
             context = reference if self.transformer.config["context_channels"] else None
         else:
-            middle = config.window_frames // 2
-            reference = self._encode([part[middle : middle + 1] for part in frames])
-            context = self._encode([self._masked(item, start) for item in items])
+            shown = [self._reference_frame(len(item.frames), start) for item in items]
+            reference = self._encode([_part(item.frames, n, 1) for item, n in zip(items, shown, strict=True)])
+            context = self._encode([self._masked(*one, start) for one in zip(items, shown, strict=True)])
         audio = np.stack(
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
@@ -261,11 +265,11 @@ class DubbingPipelineModel:
             motion=self._encode(motion) if motion else None,
             noise_scale=flow.sampling_noise,
             border=flow.border and config.mode == "editor",
-            before_step=lambda step, _: self._use_expert(experts[step]),
+            before_step=lambda step, _: self._use_experts(experts[step]),
             remember=flow.remember,
             step_reuse=flow.step_reuse,
         )
-        self._use_expert(None)
+        self._use_experts(())
         return latents
 
     @property
@@ -277,27 +281,35 @@ class DubbingPipelineModel:
         every = {"lip": self.config.flow.lip_window, "texture": self.config.flow.texture_window}
         return {name: every[name] for name in self.config.experts}
 
-    def _use_expert(self, name: str | None) -> str | None:
-        """Switches to one expert's adapter, or to the plain transformer; the name of who acts now."""
-        if not self.config.experts or name == self._active:
+    def _use_experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Switches to these experts' adapters, whose parts add up, or to the plain transformer; who acts now."""
+        if not self.config.experts or names == self._active:
             return self._active
-        if name is None:
-            self.transformer.disable_adapters()
-        else:
-            self.transformer.set_adapter(name)
+        if names:
+            self.transformer.set_adapter(list(names))
             self.transformer.enable_adapters()
-        self._active = name
-        return name
+        else:
+            self.transformer.disable_adapters()
+        self._active = names
+        return names
 
     def _encode(self, clips: Sequence[NDArray[np.uint8]]) -> Tensor:
         return self.codec.encode(torch.stack([to_network(clip) for clip in clips]).to(self.device))
 
-    def _masked(self, item: DubItem, start: int) -> NDArray[np.uint8]:
-        assert item.landmarks is not None
-        count = self.config.window_frames
-        occluder = None if item.occluder is None else _part(item.occluder, start, count)
-        frames, landmarks = _part(item.frames, start, count), _part(item.landmarks, start, count)
-        return masked_context(frames, landmarks, occluder, self.transformer.config["context_fill"], count // 2)
+    def _reference_frame(self, n_frames: int, start: int) -> int:
+        """The frame of the item that a generator takes the face from, for the window at `start`."""
+        middle = start + self.config.window_frames // 2
+        if self.config.reference == "elsewhere":
+            return 0 if middle > n_frames // 2 else n_frames - 1
+        return min(middle, n_frames - 1)
+
+    def _masked(self, item: DubItem, shown: int, start: int) -> NDArray[np.uint8]:
+        assert item.landmarks is not None and isinstance(item.frames, np.ndarray)
+        # The frame that the hole shows comes first, as it may be none of the window's.
+        places = np.append(shown, np.minimum(np.arange(start, start + self.config.window_frames), len(item.frames) - 1))
+        occluder = None if item.occluder is None else item.occluder[places]
+        fill = self.transformer.config["context_fill"]
+        return masked_context(item.frames[places], item.landmarks[places], occluder, fill, 0)[1:]
 
     def _noise(self, seed: int, start: int, length: int, retry: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor

@@ -344,11 +344,12 @@ def run_benchmark(
     pool: Executor | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] | None = None,
+    videos: bool = True,
 ) -> dict[str, Any]:
     """Dubs and scores every case with every dubber, and writes it all down.
 
     Copying the input and the exact reference are scored as rows of their own. Writes ``scores.json``,
-    ``records.jsonl`` (what `summarise` needs, to pool runs) and for the final row
+    ``records.jsonl`` (what `summarise` needs, to pool runs) and, if asked, for the final row
     ``cases/<id>/{input,dub,reference}.mp4`` with ``case.json``.
 
     Args:
@@ -362,6 +363,7 @@ def run_benchmark(
         pool: Processes that make the dubbers' rows at once; dubbers and judges travel there. None makes all here.
         threads: Of torch in each of them.
         progress: Told the name of each row that is waited for.
+        videos: Whether the final row's are written.
 
     Returns:
         What ``scores.json`` holds.
@@ -370,10 +372,11 @@ def run_benchmark(
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
     rows = _all_rows(cases, dubbers)
     wanted = {row: _row_version(cases, (versions or {}).get(row), judges) for row in rows}
-    before = {row: _scored_before(out, row, wanted[row], cases if row == final else ()) for row in rows}
+    shown = final if videos else None
+    before = {row: _scored_before(out, row, wanted[row], cases if row == shown else ()) for row in rows}
     stored = {row: known for row, known in before.items() if known is not None}
     jobs = {
-        row: (cases, row, dub, judges, out, row == final, wanted[row]) for row, dub in rows.items() if row not in stored
+        row: (cases, row, dub, judges, out, row == shown, wanted[row]) for row, dub in rows.items() if row not in stored
     }
     elsewhere: dict[str, Future[dict[str, Any]]] = {}
     if pool:

@@ -32,6 +32,11 @@ class Relighting:
     slope: NDArray[np.float32]
     kind: str
 
+    def first(self, n_frames: int) -> Relighting:
+        """The light of the first frames alone."""
+        intensity, chromaticity = self.intensity[:n_frames], self.chromaticity[:n_frames]
+        return Relighting(intensity, chromaticity, self.angle[:n_frames], self.slope[:n_frames], self.kind)
+
 
 def draw_relighting(rng: np.random.Generator, n_frames: int) -> Relighting:
     """Draws a relighting; half of them stand still, half change colour, intensity and direction."""

@@ -290,16 +290,18 @@ class BasePhase(GeneratorPhase):
 
 
 class EditorPhase(Phase):
-    """V from [z_ref = V', z_tgt = z_t] and V's sound."""
+    """V from [z_ref = V', z_tgt = z_t] and V's sound; the generator's task where the phase `inpaints`."""
 
     def reference(self, batch: Batch) -> Tensor:
         """The companion's window at the same time."""
+        if self.config.inpaints:
+            return batch.reference
         assert batch.companion is not None, "the editor trains on pairs"
         return batch.companion
 
     def context(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """The companion once more, for an editor that kept the generator's context channels."""
-        return batch.companion
+        return batch.masked if self.config.inpaints else batch.companion
 
 
 class LipPhase(EditorPhase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaCo
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer
 from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
-from model_code.metrics.benchmark import Dubber, Judges, build_cases, run_benchmark
+from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_benchmark
 from model_code.metrics.scores import verdicts
 from model_code.metrics.syncnet import SyncNet, sync_scores
 from model_code.seeding import seed_for
@@ -36,34 +37,30 @@ EXPERTS: dict[str, tuple[str, ...]] = {"editor": (), "lip": ("lip",), "texture":
 SHOWN = 4
 
 
-class BenchmarkWorkerConfig(WorkerConfig):
-    """What is scored on which cases."""
+class CasesConfig(WorkerConfig):
+    """On which cases, and who judges."""
 
-    dubber: Path = Field(description="Folder of the dubbing model.")
-    generator: Path | None = Field(None, description="Output of the generator phase; None leaves its row out.")
     syncnet: Path | None = Field(None, description="The chain's SyncNet; None leaves Sync-C and Sync-D out.")
     benchmark: BenchmarkConfig = BenchmarkConfig()
     corpus: CorpusConfig = CorpusConfig()
     media: MediaConfig = MediaConfig()
+    processes: int = Field(1, description="Processes that render cases and, on a CPU, make rows; one a thread at most.")
+
+
+class BenchmarkWorkerConfig(CasesConfig):
+    """What is scored on which cases."""
+
+    dubber: Path = Field(description="Folder of the dubbing model.")
+    generator: Path | None = Field(None, description="Output of the generator phase; None leaves its row out.")
     flow: FlowConfig = FlowConfig()
     versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
-    processes: int = Field(1, description="Processes that render cases and, on a CPU, make rows; one a thread at most.")
 
 
 def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Builds the cases, dubs them with every model, scores them."""
-    place = f"{seed_for(config.media.model_dump_json(), config.base):x}"
     processes = min(config.processes, torch.get_num_threads())
     with process_pool(processes) as pool:
-        cases = build_cases(
-            config.benchmark,
-            config.corpus,
-            config.media,
-            base.load("landmarker"),
-            (config.cache or config.work) / "cases" / place,
-            pool=pool,
-            progress=lambda done, total: progress("cases", done, total, {}),
-        )
+        cases = cases_of(config, pool, progress)
         rows = dubbers(config)
         done = iter(range(1, len(rows) + 3))
         scores = run_benchmark(
@@ -91,6 +88,20 @@ def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
+def cases_of(config: CasesConfig, pool: Executor, progress: Progress) -> list[Case]:
+    """The cases, from the cache where an earlier worker left them."""
+    place = f"{seed_for(config.media.model_dump_json(), config.base):x}"
+    return build_cases(
+        config.benchmark,
+        config.corpus,
+        config.media,
+        base.load("landmarker"),
+        (config.cache or config.work) / "cases" / place,
+        pool=pool,
+        progress=lambda done, total: progress("cases", done, total, {}),
+    )
+
+
 def dubbers(config: BenchmarkWorkerConfig) -> dict[str, Dubber]:
     """The table's rows from the base to the whole model; each loads its network when its turn comes.
 
@@ -106,7 +117,7 @@ def dubbers(config: BenchmarkWorkerConfig) -> dict[str, Dubber]:
     return {**rows, **{name: partial(_edit, config, experts) for name, experts in EXPERTS.items()}}
 
 
-def judges(config: BenchmarkWorkerConfig) -> Judges:
+def judges(config: CasesConfig) -> Judges:
     """The independent evaluators, and the chain's own SyncNet beside them."""
     sync = None
     if config.syncnet is not None:

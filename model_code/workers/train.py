@@ -147,13 +147,13 @@ def write(config: TrainConfig, trained: Trained) -> dict[str, Any]:
 
 
 def encode(config: TrainConfig, encoder: ClipEncoder, own: Team, progress: Progress) -> list[EncodedClip]:
-    """The generator's clips or the others' pairs, as latents; each process makes its part, and then reads all.
+    """The clips or pairs that the phase learns from, as latents; each process makes its part, and then reads all.
 
     Raises:
         InputError: There is nothing to learn from.
     """
     sources: Sequence[ClipSample | Pair]
-    if config.phase.phase in ("base", "generator"):
+    if config.phase.on_clips:
         sources = training_clips(config.shards)
     else:
         sources = read_pairs([Shard(folder) for folder in config.pairs])
@@ -188,7 +188,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
         raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
     model = load_transformer(config.init / "transformer")
     if name == "editor":
-        return generator_to_editor(model).train()
+        return generator_to_editor(model, config.phase.companion).train()
     if config.phase.lora is None:
         raise InputError(f"the {name} phase has no lora", "give rank, alpha and targets")
     model.requires_grad_(False)

@@ -123,6 +123,24 @@ def test_generator_becomes_an_editor() -> None:
     torch.testing.assert_close(generator_to_editor(residual)(**given), residual(**given))
 
 
+def test_an_editors_companion_comes_through_tokens_channels_or_both() -> None:
+    generator = build(context_channels=4, residual=True)
+    given = inputs(reference_frames=3, context=4)
+    other = {**given, "reference": given["reference"] * 0.5}
+    both, channels = (generator_to_editor(generator, way) for way in ("both", "channels"))
+    torch.testing.assert_close(both(**given), generator(**given))
+    assert (both(**other) - both(**given)).abs().max() > 1e-4
+    assert torch.equal(channels(**other), channels(**given))
+    torch.testing.assert_close(channels(**given), generator(**{**given, "reference": None}))
+    tokens = generator_to_editor(generator, "tokens")
+    assert tokens.config.context_channels == 0
+    plain = {**given, "latents": given["latents"][:, 4:]}
+    other = {**plain, "reference": given["reference"] * 0.5}
+    assert (tokens(**other) - tokens(**plain)).abs().max() > 1e-4
+    with pytest.raises(InputError, match="channels alone"):
+        generator_to_editor(build(context_channels=4), "channels")
+
+
 def test_learned_places_and_sound_in_the_modulation_have_an_effect() -> None:
     given = inputs()
     plain = build()(**given)

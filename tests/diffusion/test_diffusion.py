@@ -85,7 +85,9 @@ def test_each_expert_acts_on_two_steps_of_the_shipped_schedule() -> None:
     check_experts(sigmas(flow.sampling_steps, flow.sampling_shift), windows)
     # The paper's windows at the release's 30 steps and shift 5.
     acting = experts_by_step(sigmas(30, 5.0), {"lip": (0.4, 0.8), "texture": (0.0, 0.3)})
-    assert (acting.count("lip"), acting.count("texture")) == (10, 2)
+    assert (acting.count(("lip",)), acting.count(("texture",))) == (10, 2)
+    both = experts_by_step([1.0, 0.6, 0.3, 0.0], {"lip": (0.0, 1.0), "texture": (0.1, 0.6)})
+    assert both == [("lip",), ("lip", "texture"), ("lip", "texture")]
     with pytest.raises(InputError, match="texture expert"):
         check_experts(sigmas(8, 1.5), windows)
 

@@ -240,6 +240,29 @@ def test_a_generator_does_not_see_what_its_mask_hides(
     assert not np.array_equal(generator.dub_many([replace(item, frames=frames)])[0], output)
 
 
+def test_a_reference_from_elsewhere_is_the_frame_farthest_away(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    """The first window of 45 frames takes it from the end, the second from the beginning."""
+    net = transformer(12)
+    net.register_to_config(context_fill="reference")
+    config = DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE, reference="elsewhere")
+    generator = DubbingPipelineModel(config, codec, audio_encoder, net)
+    item = clip(0, 45)
+    assert item.landmarks is not None
+    hidden = ~inpaint_mask(item.landmarks, SIZE)
+    output = generator.dub_many([item])[0]
+
+    def dub_without(*numbers: int) -> np.ndarray:
+        frames = item.frames.copy()
+        for n in numbers:
+            frames[n] = np.where(hidden[n][..., None], 255 - frames[n], frames[n])
+        return generator.dub_many([replace(item, frames=frames)])[0]
+
+    assert np.array_equal(dub_without(*range(1, 44)), output)
+    assert np.array_equal(dub_without(0)[:25], output[:25])
+    assert not np.array_equal(dub_without(0)[25:], output[25:])
+    assert not np.array_equal(dub_without(44)[:25], output[:25])
+
+
 def test_other_sizes_are_refused(editor: DubbingPipelineModel) -> None:
     with pytest.raises(InputError, match=f"{SIZE}"):
         editor.dub_crops(np.zeros((5, 16, 16, 3), np.uint8), np.zeros(3200, np.float32), 0)
@@ -249,20 +272,23 @@ def test_each_expert_acts_in_its_window_only(codec: BlockCodec, audio_encoder: A
     flow = FlowConfig(sampling_steps=8, sampling_shift=1.0, audio_guidance=1.0)
     config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"))
     model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0, ("lip", "texture")))
-    acting: list[tuple[float, str | None]] = []
+    acting: list[tuple[float, tuple[str, ...]]] = []
     forward = model.transformer.forward
 
     def spy(latents: torch.Tensor, timestep: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         layer = model.transformer.blocks[0].self_attn.q
-        active = None if layer.disable_adapters else layer.active_adapters[0]
-        acting.append((float(timestep.max()), active))
+        acting.append((float(timestep.max()), () if layer.disable_adapters else tuple(layer.active_adapters)))
         return forward(latents, timestep, *rest)
 
     model.transformer.forward = spy
     item = clip(0, 25)
     model.dub_crops(item.frames, item.samples, 0)
-    expected = [(t / 8, "lip" if 0.4 <= t / 8 <= 0.8 else "texture" if t / 8 <= 0.3 else None) for t in range(8, 0, -1)]
-    assert acting == expected
+    times = [t / 8 for t in range(8, 0, -1)]
+    assert acting == [(t, ("lip",) if 0.4 <= t <= 0.8 else ("texture",) if t <= 0.3 else ()) for t in times]
+    acting.clear()
+    both = model.with_flow(flow.model_copy(update={"lip_window": (0.0, 1.0)}))
+    both.dub_crops(item.frames, item.samples, 0)
+    assert acting == [(t, ("lip", "texture") if t <= 0.3 else ("lip",)) for t in times]
 
 
 def test_a_transformer_is_the_same_bytes_wherever_it_was_read_from(tmp_path: Path) -> None:

@@ -139,6 +139,17 @@ def test_the_editor_sees_the_companion_at_the_same_time() -> None:
     assert torch.equal(model.reference, data.companion)
 
 
+@pytest.mark.parametrize("name", ["lip", "texture"])
+def test_an_expert_of_an_inpainting_model_sees_what_that_does(name: str) -> None:
+    model, data = Recorder(C), batch()
+    strategy = phase(name, inpaints=True, sync_weight=0.0, identity_weight=0.0, perceptual_weight=0.0)
+    strategy.training_step(model, data, generator())
+    assert torch.equal(model.latents[:, :C], data.masked)
+    assert torch.equal(model.reference, data.reference)
+    assert strategy.config.on_clips
+    assert not phase(name).config.on_clips
+
+
 def test_motion_frames_are_clean_and_not_learned() -> None:
     model, data = Recorder(), batch()
     strategy = phase("editor", motion_drop=0.0, audio_drop=0.0)
