@@ -141,13 +141,15 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
     )
     rows = product.result.get("curves", [])
     if rows:
-        names = [key for key in ("loss", "flow", "accuracy") if key in rows[-1]]
+        names = [key for key in ("loss", "flow", "accuracy", "validation_loss") if any(key in row for row in rows)]
         found["curves"] = pictures.inline(pictures.curves(rows, names), "training curves")
     for picture in product.result.get("pictures", []):
         path = dataset.path / picture
         if path.is_file():
             # A number may have the same name: the count of pairs, the last loss.
             found[f"{path.stem}_picture"] = pictures.picture_file(path)
+    for video in product.result.get("videos", []):
+        found[f"{Path(video).stem}_video"] = file_link(dataset.path / video, platform.settings)
     return found
 
 

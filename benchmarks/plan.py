@@ -75,10 +75,12 @@ SCALES = {"small": Scale(dim=192, layers=6, batch=8), "large": Scale(dim=320, la
 STEPS: dict[str, PhaseName] = {"small": "generator", "large": "editor"}
 
 
-def trainer(scale: Scale, name: PhaseName, clips: list[EncodedClip] | None = None) -> Trainer:
+def trainer(
+    scale: Scale, name: PhaseName, clips: list[EncodedClip] | None = None, *, checkpointing: bool = False
+) -> Trainer:
     """The real trainer on invented clips."""
     torch.manual_seed(0)
-    config = scale.phase(name)
+    config = scale.phase(name).model_copy(update={"gradient_checkpointing": checkpointing})
     model = DubbingTransformer.build(scale.transformer(name))
     if config.lora is not None:
         from peft import LoraConfig as PeftLora
@@ -174,9 +176,7 @@ def measure_here(scale: Scale, name: PhaseName, checkpointing: bool) -> int:
     gc.collect()
     before = resident(peak=False)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    run = trainer(scale, name, clips)
-    if checkpointing:
-        run.model.enable_gradient_checkpointing()  # type: ignore[operator]
+    run = trainer(scale, name, clips, checkpointing=checkpointing)
     run.run(until=3)
     return resident(peak=True) - before
 

@@ -333,7 +333,19 @@ class PhaseConfig(Config):
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="Learning rate after the warm-up; cosine ends at a tenth."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: forward pass under autocast.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: forward pass under autocast; weights and moments stay fp32."
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Passes that make one update, each over its share of the batch: the same update, less memory.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Blocks keep their input alone and are computed again for the backward pass: the same update, less "
+        "memory, a third more computing.",
+    )
     companion: CompanionInput = Field(
         "both",
         description="Editor: how it gets its companion: as reference tokens, through the generator's context channels, "
@@ -395,6 +407,18 @@ class PhaseConfig(Config):
     )
     lora: LoraConfig | None = None
     checkpoint_every: int = 100
+    keep_checkpoints: int = Field(2, ge=1, description="The last so many sound checkpoints stay.")
+    skips_before_rollback: int = Field(
+        10, ge=1, description="Updates skipped in a row (not finite, or a spike) that send a run back to a checkpoint."
+    )
+    max_rollbacks: int = Field(3, ge=0, description="Times that a run goes back, each time on with other data.")
+    validate_every: int = Field(0, ge=0, description="Steps between two looks at clips held out of training; 0: none.")
+    validation_share: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of the clips that are held out where `validate_every` is set; at least one.",
+    )
 
     @property
     def on_clips(self) -> bool:

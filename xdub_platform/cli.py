@@ -347,8 +347,9 @@ def plan(
     """What training with these settings would take, from the settings alone, beside the paper's figures."""
     from xdub_platform.planning import plan_of, show
 
+    settings = _settings(profile)
     made = plan_of(
-        _settings(profile),
+        settings,
         preset,
         accelerator=accelerator,
         accelerators=accelerators,
@@ -359,7 +360,7 @@ def plan(
         footage_mbit=footage_mbit,
         accepted=accepted,
     )
-    show(made)
+    show(made, settings)
     if json is not None:
         json.write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -59,13 +59,30 @@ def plan_of(settings: Settings, preset: str | None = None, **assumptions: Any) -
     return make_plan(recipe, assumed)
 
 
-def show(plan: Plan) -> None:
-    """The plan's tables: parameters, phases, memory, data."""
+def settings_of(plan: Plan, settings: Settings) -> dict[str, str]:
+    """Environment variables that make the settings train as it is planned; only those that differ."""
+    found = {}
+    for name, value in plan.settings.items():
+        now: Any = settings
+        for part in name.split("."):
+            now = getattr(now, part)
+        if now != value:
+            found[f"XDUB_{name.replace('.', '__').upper()}"] = str(value).lower()
+    return found
+
+
+def show(plan: Plan, settings: Settings) -> None:
+    """The plan's tables: parameters, phases, memory, data; and what to set in `settings` for it."""
     console = Console()
     for table in (_parameters(plan), _stages(plan), _memory(plan), _data(plan)):
         console.print(table)
     for line in _remarks(plan):
         console.print(line, highlight=False, markup=False)
+    wanted = settings_of(plan, settings)
+    if wanted:
+        console.print(f"To train so on {plan.assumptions.accelerators} accelerators, set:", highlight=False)
+    for name, text in wanted.items():
+        console.print(f"  {name}={text}", highlight=False, markup=False)
 
 
 def _parameters(plan: Plan) -> Table:
@@ -114,7 +131,7 @@ def _memory(plan: Plan) -> Table:
             first = way is phase.ways[0]
             chosen = ""
             if phase.chosen == way:
-                how = ", checkpointed" if phase.checkpointing else ""
+                how = ", checkpointed" if phase.gradient_checkpointing else ""
                 chosen = f"{phase.samples} at once{how}: {_gb(phase.peak)}"
             table.add_row(
                 phase.phase if first else "",

@@ -24,7 +24,7 @@ from xdub_platform.settings import Settings
 
 RESULT = "result"
 CJK = ("zh", "yue", "ja")
-CURVES = ("loss", "flow", "sync", "identity", "perceptual")
+CURVES = ("loss", "flow", "sync", "identity", "perceptual", "validation_loss")
 STATES = {
     Status.FRESH: "reused",
     Status.DONE: "done",

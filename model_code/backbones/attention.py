@@ -24,7 +24,8 @@ def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:
     half = dim // 2
     frequency = torch.pow(10000.0, -torch.arange(half, dtype=torch.float64, device=position.device) / half)
     angle = position.double()[..., None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    with torch.autocast(position.device.type, enabled=False):  # it knows no concatenation in double precision
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 @lru_cache(maxsize=32)

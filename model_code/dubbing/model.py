@@ -304,7 +304,8 @@ class DubbingPipelineModel:
         return min(middle, n_frames - 1)
 
     def _masked(self, item: DubItem, shown: int, start: int) -> NDArray[np.uint8]:
-        assert item.landmarks is not None and isinstance(item.frames, np.ndarray)
+        assert item.landmarks is not None
+        assert isinstance(item.frames, np.ndarray)
         # The frame that the hole shows comes first, as it may be none of the window's.
         places = np.append(shown, np.minimum(np.arange(start, start + self.config.window_frames), len(item.frames) - 1))
         occluder = None if item.occluder is None else item.occluder[places]

@@ -94,9 +94,9 @@ class PhaseMemory(Config):
     tokens: int = Field(description="Of one sample, reference and target.")
     ways: tuple[StepMemory, ...]
     chosen: StepMemory | None = Field(description="None: not even one sample fits.")
-    checkpointing: bool
+    gradient_checkpointing: bool = Field(description="The phase's setting of that name.")
     samples: int = Field(description="Samples in one pass of one accelerator.")
-    passes: int = Field(description="Passes of one optimiser step: gradient accumulation where it is more than one.")
+    accumulate: int = Field(description="The phase's setting of that name: passes of one update; 0 if none fits.")
     peak: int = Field(description="Bytes at that many samples.")
 
 
@@ -124,6 +124,17 @@ class Plan(Config):
     def parameter_count(self) -> int:
         return sum(self.parameters.values())
 
+    @property
+    def settings(self) -> dict[str, str | int | bool]:
+        """The settings that make a training as it is planned, by their dotted names; none for what does not fit."""
+        fitting = [memory for memory in self.phases if memory.chosen is not None]
+        shared = any(memory.chosen.sharding == "FSDP" for memory in fitting if memory.chosen is not None)
+        found: dict[str, str | int | bool] = {"processes.sharding": "sharded" if shared else "replicated"}
+        for memory in fitting:
+            for name in ("accumulate", "gradient_checkpointing", "precision"):
+                found[f"phases.{memory.phase}.{name}"] = getattr(memory, name)
+        return found
+
 
 def make_plan(recipe: Recipe, assumptions: Assumptions) -> Plan:
     """The plan of a recipe.
@@ -143,7 +154,7 @@ def make_plan(recipe: Recipe, assumptions: Assumptions) -> Plan:
         if phase.phase == "editor":
             stages.append(work.pairs(sum(hours for name, hours in made.items() if name != "rendered")))
             stages.append(work.latents("latents of pairs", accepted))
-        stages.append(work.training(phase, memory.checkpointing))
+        stages.append(work.training(phase, memory.gradient_checkpointing))
     return Plan(
         assumptions=assumptions,
         accelerator=accelerator,
@@ -244,7 +255,11 @@ def _memory(
     # What costs nothing first: sharding costs communication, checkpointing a third more computing.
     choices = [(way, checkpointing) for checkpointing in (False, True) for way in ways]
     chosen, checkpointing = next((one for one in choices if one[0].samples(budget, one[1])), (None, True))
-    fitting = min(per_step, chosen.samples(budget, checkpointing)) if chosen else 0
+    # Passes have as many samples each, or their mean would not be the batch's.
+    passes = [count for count in range(1, per_step + 1) if per_step % count == 0]
+    fits = [count for count in passes if chosen and per_step // count <= chosen.samples(budget, checkpointing)]
+    accumulate = fits[0] if fits else 0
+    fitting = per_step // accumulate if accumulate else 0
     return PhaseMemory(
         phase=phase.phase,
         precision=precision,
@@ -252,9 +267,9 @@ def _memory(
         tokens=max(sample.tokens(config)[0] for sample in samples),
         ways=tuple(ways),
         chosen=chosen,
-        checkpointing=checkpointing,
+        gradient_checkpointing=checkpointing,
         samples=fitting,
-        passes=math.ceil(per_step / fitting) if fitting else 0,
+        accumulate=accumulate,
         peak=chosen.peak(fitting, checkpointing) if chosen else 0,
     )
 
@@ -341,6 +356,7 @@ def _storage(
 ) -> dict[str, float]:
     media, transformer, seconds = recipe.media, recipe.transformer, assumptions.hours * 3600
     largest = max(memory.trained for memory in memories)
+    kept = max(phase.keep_checkpoints for phase in recipe.phases)
     whole = [memory.trained for memory, phase in zip(memories, recipe.phases, strict=True) if phase.lora is None]
     return {
         "raw footage": seconds * assumptions.footage_mbit * 1e6 / 8,
@@ -349,5 +365,5 @@ def _storage(
         "latents of clips": latent_bytes(media, transformer, codec.spatial, seconds),
         "latents of accepted pairs": latent_bytes(media, transformer, codec.spatial, accepted * 3600),
         "models": 4.0 * (sum(whole) + sum(memory.trained for memory in memories)),
-        "checkpoints, two while one is written": 2.0 * CHECKPOINT * largest,
+        "checkpoints, one of them being written": (1.0 + kept) * CHECKPOINT * largest,
     }

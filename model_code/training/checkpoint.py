@@ -1,8 +1,14 @@
-"""Checkpoints without pickle: safetensors for tensors, JSON for the rest, renamed into place when complete."""
+"""Checkpoints without pickle: safetensors for tensors, JSON for the rest, renamed into place when complete.
+
+The JSON holds a hash of every other file. A checkpoint that is not as it was written is passed over
+for the one before, and does not count when old ones are removed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,6 +23,9 @@ from model_code.files import write_json
 from model_code.training.parallel import filled_like
 
 STATE = "state.json"
+PARTS = ("weights", "average", "optimizer")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,7 +36,7 @@ class Checkpoint:
         step: Steps done.
         weights: Trained parameters by name.
         average: Their exponential moving average.
-        optimizer: AdamW's moments by `<moment>.<parameter name>`.
+        optimizer: AdamW's moments by `<moment>.<parameter name>`; none before the first update.
         state: JSON-able rest (curves, counters).
     """
 
@@ -39,33 +48,43 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
-    """Writes `folder/step_NNNNNN`, commits it by rename and removes all but the `keep` newest."""
+    """Writes `folder/step_NNNNNN`, commits it by rename and removes those before the `keep` newest that are whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step_{checkpoint.step:06d}"
+    target = _place(folder, checkpoint.step)
     partial = folder / f".{target.name}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for name in ("weights", "average", "optimizer"):
+    hashes = {}
+    for name in PARTS:
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(checkpoint, name).items()}
         save_file(tensors, partial / f"{name}.safetensors")
-    write_json(partial / STATE, {"step": checkpoint.step, "state": checkpoint.state})
+        hashes[name] = _hash(partial / f"{name}.safetensors")
+    write_json(partial / STATE, {"step": checkpoint.step, "sha256": hashes, "state": checkpoint.state})
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, keep)
     return target
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint below `folder`, or None."""
-    steps = _steps(folder)
-    if not steps:
-        return None
-    newest = steps[-1]
-    header = json.loads((newest / STATE).read_text(encoding="utf-8"))
-    parts = {name: load_file(newest / f"{name}.safetensors") for name in ("weights", "average", "optimizer")}
-    return Checkpoint(step=int(header["step"]), state=header["state"], **parts)
+def load_checkpoint(folder: Path, below: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint under `folder` that loads, or None; `below` asks for one of fewer steps."""
+    for path in _committed(folder):
+        if (below is None or _step(path) < below) and _is_whole(path):
+            header = json.loads((path / STATE).read_text(encoding="utf-8"))
+            parts = {name: load_file(path / f"{name}.safetensors") for name in PARTS}
+            return Checkpoint(step=_step(path), state=header["state"], **parts)
+    return None
+
+
+def go_back_to(folder: Path, checkpoint: Checkpoint) -> None:
+    """Makes an earlier checkpoint the newest, with the state that it has now; a kill on the way loses nothing."""
+    path = _place(folder, checkpoint.step)
+    header = json.loads((path / STATE).read_text(encoding="utf-8"))
+    write_json(path / STATE, {**header, "state": checkpoint.state})
+    for later in _committed(folder):
+        if _step(later) > checkpoint.step:
+            shutil.rmtree(later)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -94,7 +113,43 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor],
             }
 
 
-def _steps(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.glob("step_*") if (path / STATE).is_file())
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _committed(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    found = [path for path in folder.glob("step_*") if (path / STATE).is_file()] if folder.is_dir() else []
+    return sorted(found, key=_step, reverse=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether its files are as they were written."""
+    try:
+        hashes = json.loads((path / STATE).read_text(encoding="utf-8"))["sha256"]
+        changed = [name for name in PARTS if _hash(path / f"{name}.safetensors") != hashes[name]]
+    except (OSError, ValueError, KeyError) as error:
+        changed = [repr(error)]
+    if changed:
+        logger.warning("checkpoint '%s' is damaged and passed over: %s", path, ", ".join(changed))
+    return not changed
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Removes what is older than the `keep` newest checkpoints that load; the very newest was written just now."""
+    _, *others = _committed(folder)
+    sound = 1
+    for path in others:
+        if sound >= keep:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            sound += _is_whole(path)

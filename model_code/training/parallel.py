@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -74,15 +74,26 @@ class Team:
         """Where this process trains: `cuda` means the accelerator of its number."""
         return torch.device(kind, self.rank) if kind == "cuda" else torch.device(kind)
 
-    def check(self, batch_size: int) -> None:
+    def passes(self, count: int) -> list[slice]:
+        """This process's samples of a batch, in so many passes."""
+        return [slice(self.rank + self.size * index, None, self.size * count) for index in range(count)]
+
+    def check(self, batch_size: int, passes: int = 1) -> None:
         """Raises `InputError` if a batch cannot be shared out evenly: its mean would not be the samples' mean."""
-        if batch_size % self.size:
+        if batch_size % (self.size * passes):
+            shared = f"{self.size} processes" + (f" in {passes} passes" if passes > 1 else "")
             raise InputError(
-                f"a batch of {batch_size} for {self.size} processes", "make batch_size a multiple of the processes"
+                f"a batch of {batch_size} for {shared}",
+                "make batch_size a multiple of the processes" + (" times accumulate" if passes > 1 else ""),
             )
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """What to call in `model`'s place in training; sharding changes `model` itself."""
+    def wrap(self, model: nn.Module, precision: str = "fp32") -> nn.Module:
+        """What to call in `model`'s place in training; sharding changes `model` itself.
+
+        In bf16 shared out weights are gathered as such, for half of the traffic; each process's part of them, what it
+        sums of the gradients, and the moments are fp32. Inputs stay as they are: times would lose their digits, and
+        autocast knows what to cast.
+        """
         if self.size == 1:
             return model
         device = next(model.parameters()).device
@@ -94,10 +105,27 @@ class Team:
                 find_unused_parameters=True,  # parts sit out steps: what hears, the silent ones
             )
         mesh = init_device_mesh(device.type, (self.size,))
+        low = torch.bfloat16 if precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in getattr(model, "blocks", ()):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
+
+    def summing(self, called: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around a pass, what sums its gradients with those of the others that make the update.
+
+        Copies of the model exchange gradients in the last pass alone. A model that is shared out does so in every one:
+        kept whole until the last, they would take the memory that sharing saves.
+        """
+        if isinstance(called, DistributedDataParallel) and not last:
+            return called.no_sync()
+        return nullcontext()
+
+    def forget(self, called: nn.Module) -> None:
+        """Drops what a pass without gradients gathered: it would outlive a change of the weights."""
+        if isinstance(called, FSDPModule):
+            called.reshard()
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -27,47 +27,7 @@ from model_code.errors import InputError
 from model_code.seeding import rng_for
 from model_code.training.data import Batch, TrainingSet, latent_length
 from model_code.training.losses import FrameCritic, SyncCritic, region_weights, velocity_loss
-
-
-@dataclass
-class ModelInputs:
-    """One forward pass.
-
-    Attributes:
-        latents: (B, [context +] C, F, h, w) what the transformer sees.
-        timestep: (B, F) 0 on clean motion frames, t elsewhere.
-        reference: (B, C, R, h, w).
-        audio: (B, F, window, D), or None with the audio cross-attention off.
-        noisy, noise: (B, C, F, h, w) z_t and eps, of the flow's `noise_scale`.
-        t: (B,).
-        learned: (B, F) 1 where the loss counts.
-        own: (B,) samples that are noised from the model's own estimate.
-    """
-
-    latents: Tensor
-    timestep: Tensor
-    reference: Tensor
-    audio: Tensor | None
-    noisy: Tensor
-    noise: Tensor
-    t: Tensor
-    learned: Tensor
-    own: Tensor
-
-    def part(self, which: slice) -> ModelInputs:
-        """Some of the samples."""
-        values: dict[str, Any] = {name: None if value is None else value[which] for name, value in vars(self).items()}
-        return ModelInputs(**values)
-
-
-@dataclass
-class StepResult:
-    """What a step gives back: the loss to descend, its parts, and each sample's t and flow loss."""
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    t: Tensor
-    per_sample: Tensor
+from model_code.training.step import ModelInputs, StepResult
 
 
 @dataclass
@@ -161,11 +121,15 @@ class Phase:
         """What is known of the target's own frames (B, C, F, h, w), for models with context channels."""
         return None
 
-    def inputs(self, batch: Batch, generator: torch.Generator, *, with_context: bool) -> ModelInputs:
-        """Noise, motion frames and drops; every random number comes from `generator` (CPU)."""
+    def inputs(
+        self, batch: Batch, generator: torch.Generator, *, with_context: bool, t: Tensor | None = None
+    ) -> ModelInputs:
+        """Times (B,) unless they are given, noise, motion frames, drops; all chance comes from `generator` (CPU)."""
         config, device = self.config, batch.target.device
         count, frames = batch.target.shape[0], batch.target.shape[2]
-        t = sample_timesteps(count, config.shift, generator, uniform=config.uniform_times).to(device)
+        if t is None:
+            t = sample_timesteps(count, config.shift, generator, uniform=config.uniform_times)
+        t = t.to(device)
         noise = self.flow.noise_scale * noise_like(batch.target, generator)
         motion = latent_length(config.motion_frames) if config.motion_frames else 0
         has_motion = ~_drop(generator, count, config.motion_drop, device)
@@ -190,15 +154,14 @@ class Phase:
             own=torch.arange(count, device=device) < self._own_count(count),
         )
 
-    def from_own_estimates(
-        self, model: nn.Module, batch: Batch, inputs: ModelInputs, processes: int = 1
-    ) -> ModelInputs:
+    def from_own_estimates(self, model: nn.Module, batch: Batch, inputs: ModelInputs, parts: int = 1) -> ModelInputs:
         """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias).
 
-        Silent steps too see what was made with sound: sampling never shows them anything else. Each of the processes
-        that share the batch asks the model about as many samples: where they share the weights too, none can do alone.
+        Silent steps too see what was made with sound: sampling never shows them anything else. Each of the parts
+        that the batch is shared out in asks the model about as many samples: where processes share the weights too,
+        none can do alone.
         """
-        count = math.ceil(self._own_count(len(batch.target) * processes) / processes)
+        count = math.ceil(self._own_count(len(batch.target) * parts) / parts)
         if not count:
             return inputs
         learned, noise = inputs.learned[:count], inputs.noise[:count]
@@ -215,12 +178,13 @@ class Phase:
     def _own_count(self, samples: int) -> int:
         return round(self.config.own_estimates * samples)
 
-    def training_step(
-        self, model: nn.Module, batch: Batch, generator: torch.Generator, part: slice = slice(None)
-    ) -> StepResult:
-        """One forward pass and its losses, of a `part` of the batch where several processes share it."""
-        inputs = self.inputs(batch, generator, with_context=takes_context(model)).part(part)
-        batch = batch.part(part)
+    def training_step(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> StepResult:
+        """One forward pass over a batch, and its losses."""
+        return self.losses(model, batch, self.inputs(batch, generator, with_context=takes_context(model)))
+
+    def losses(self, model: nn.Module, batch: Batch, inputs: ModelInputs, part: slice = slice(None)) -> StepResult:
+        """One forward pass and its losses, of a `part` of the batch where processes or passes share it."""
+        batch, inputs = batch.part(part), inputs.part(part)
         inputs = self.from_own_estimates(model, batch, inputs, part.step or 1)
         words = self.words(inputs.latents)
         raw = model(inputs.latents, inputs.timestep, inputs.reference, inputs.audio, words, place=batch.place)
@@ -324,9 +288,11 @@ class TexturePhase(EditorPhase):
     and lets the audio cross-attention be skipped.
     """
 
-    def inputs(self, batch: Batch, generator: torch.Generator, *, with_context: bool) -> ModelInputs:
+    def inputs(
+        self, batch: Batch, generator: torch.Generator, *, with_context: bool, t: Tensor | None = None
+    ) -> ModelInputs:
         """As the editor's, without sound in silent steps."""
-        inputs = super().inputs(batch, generator, with_context=with_context)
+        inputs = super().inputs(batch, generator, with_context=with_context, t=t)
         if float(torch.rand((), generator=generator)) < self.config.silence_probability:
             inputs.audio = None
         return inputs

@@ -22,7 +22,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [row["step"] for row in rows]
-    for name in ("flow", "sync", "identity", "perceptual"):
+    for name in ("flow", "sync", "identity", "perceptual", "validation_loss"):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
             left.plot(*zip(*points, strict=True), label=name)

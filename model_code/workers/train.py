@@ -1,7 +1,7 @@
 """Worker: trains the transformer in one phase: generator, editor, lip or texture.
 
 Output: `transformer/` (generator, editor) or `expert/` (LoRA of lip, texture), `curves.json`, `loss.png`,
-`samples.png`.
+`samples.png`; where the phase validates also `validation/`, a video and a picture for each look.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ from model_code.backbones.load import (
 )
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
 from model_code.config import FlowConfig, MediaConfig, PhaseConfig, Sharding, TransformerConfig
-from model_code.diffusion.guidance import Guidance
-from model_code.diffusion.sampler import sample
-from model_code.diffusion.schedule import sigmas
 from model_code.dubbing.model import load_transformer, save_expert, save_transformer
 from model_code.errors import InputError
 from model_code.files import write_json
@@ -43,18 +40,21 @@ from model_code.metrics.syncnet import SyncNet
 from model_code.pairs.pair import Pair, read_pairs
 from model_code.seeding import seed_for
 from model_code.training.checkpoint import remove_checkpoints
-from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet, to_frames
+from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet
 from model_code.training.loop import Curves, Trainer
 from model_code.training.losses import video_distance
 from model_code.training.parallel import ALONE, Team, in_one_piece, team
-from model_code.training.phases import Critics, Phase, make_phase, takes_context
+from model_code.training.phases import Critics, Phase, make_phase
+from model_code.training.validation import hold_out, opening
 from model_code.workers.clips import training_clips
 from model_code.workers.pictures import contact_sheet, loss_curves
 from model_code.workers.run import Progress, WorkerConfig, in_silence, main
+from model_code.workers.validation import FOLDER, Validation, samples
 
 logger = logging.getLogger(__name__)
 EXPERTS = ("lip", "texture")
 SAMPLES = 3
+Source = ClipSample | Pair
 
 
 class TrainConfig(WorkerConfig):
@@ -68,7 +68,7 @@ class TrainConfig(WorkerConfig):
     pairs: tuple[Path, ...] = Field((), description="Companion pairs: what the others learn from.")
     variants: tuple[str, ...] = Field((), description="Kinds of pairs in use; for the record.")
     init: Path | None = Field(None, description="Output of the phase before; None: the shipped prior.")
-    syncnet: Path | None = Field(None, description="Teacher of the lip phase.")
+    syncnet: Path | None = Field(None, description="Teacher of the lip phase; scores what validation shows.")
     identity: Path | None = Field(None, description="Teacher of the texture phase.")
     processes: int = Field(1, ge=1, description="How many train together, one a core or accelerator.")
     sharding: Sharding = Field("replicated", description="sharded: each holds only its part of the weights (FSDP).")
@@ -87,7 +87,7 @@ class Trained:
 
 def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Encodes the data, trains, saves and shows samples."""
-    Team(size=config.processes).check(config.phase.batch_size)
+    Team(size=config.processes).check(config.phase.batch_size, config.phase.accumulate)
     with team(config.processes, config.sharding, config.device, train, config, config.work / "team") as own:
         trained = train(config, own, progress)
     result = write(config, trained)
@@ -101,6 +101,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
     codec = load_codec(config.backbones).requires_grad_(False).to(device)
     audio_encoder = load_audio(config.backbones, config.features).to(device)
     prompts = load_prompts(config.backbones, config.features)
+    learned, held = read(config)
 
     def build() -> DubbingTransformer:
         model = start(config, codec.latent_channels)
@@ -110,57 +111,111 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
     model = build()
     check_fit(model.config, codec, audio_encoder, prompts)
     encoder = ClipEncoder(codec, audio_encoder, model.config["context_fill"], config.latents, device)
-    data = TrainingSet(
-        encode(config, encoder, own, progress), config.phase.clip_frames, int(model.config["audio_window"])
-    )
+
+    def dataset(clips: Sequence[EncodedClip]) -> TrainingSet:
+        return TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
+
+    data = dataset(encode(learned, encoder, own, progress))
     phase = make_phase(
         config.phase, config.flow, critics(config, codec, device), None if prompts is None else prompts.prompt
     )
-    trainer = Trainer(model, phase, data, config.phase, config.work / "checkpoints", partial(progress, name), own)
+    validation = None
+    if held:
+        clips = encode(held, encoder, own, progress)
+        validation = Validation(
+            phase,
+            dataset(clips),
+            dataset([opening(clips[0], config.phase.clip_frames)]),
+            sound(held[0], config.phase.clip_frames, config.media),
+            device,
+            SyncNet.from_pretrained(config.syncnet) if config.syncnet is not None else None,
+            config.output / FOLDER if own.leads else None,
+        )
+    trainer = Trainer(
+        model, phase, data, config.phase, config.work / "checkpoints", partial(progress, name), own, validation
+    )
     curves = trainer.run()
-    learned = sum(value.numel() for value in trainer.parameters.values())
-    return Trained(in_one_piece(model, build, own).eval(), phase, data, curves, learned)
+    count = sum(value.numel() for value in trainer.parameters.values())
+    return Trained(in_one_piece(model, build, own).eval(), phase, data, curves, count)
 
 
 def write(config: TrainConfig, trained: Trained) -> dict[str, Any]:
-    """Writes the model, its curves and pictures; the worker's result."""
+    """Writes the model, its curves and pictures; the worker's result.
+
+    How fast it trained stands in the result alone: the same data and settings make the same files.
+    """
     model, curves = trained.model, trained.curves
+    device = next(model.parameters()).device
     write_json(config.output / "curves.json", curves.rows)
     loss_curves(curves.rows, config.output / "loss.png")
-    contact_sheet(samples(model, trained.phase, trained.data), config.output / "samples.png")
+    batch = trained.data.batch(seed_for("samples"), 0, SAMPLES).to(device)
+    contact_sheet(samples(model, trained.phase, batch), config.output / "samples.png")
     if config.phase.phase in EXPERTS:
         save_expert(model, config.phase.phase, config.output / "expert")
     else:
         save_transformer(model, config.output / "transformer")
+    looks = config.output / FOLDER
+    told = curves.told()
     return {
         "metrics": {
-            **{key: value for key, value in curves.rows[-1].items() if isinstance(value, float)},
+            **{key: value for key, value in told[-1].items() if isinstance(value, float)},
             "steps": config.phase.steps,
             "clips": len(trained.data),
             "trained_parameters": trained.parameters,
             "processes": config.processes,
             "skipped_updates": len(curves.skipped),
+            "rollbacks": len(curves.rollbacks),
         },
-        "curves": [{key: value for key, value in row.items() if key != "bins"} for row in curves.rows],
-        "pictures": ["samples.png", "loss.png"],
+        "curves": told,
+        "pictures": ["samples.png", "loss.png", *_named(looks, "*.png")[-1:]],
+        "videos": _named(looks, "*.mp4"),
     }
 
 
-def encode(config: TrainConfig, encoder: ClipEncoder, own: Team, progress: Progress) -> list[EncodedClip]:
-    """The clips or pairs that the phase learns from, as latents; each process makes its part, and then reads all.
+def _named(folder: Path, pattern: str) -> list[str]:
+    """Files beside the model, as the result names them."""
+    return [f"{folder.name}/{path.name}" for path in sorted(folder.glob(pattern))]
+
+
+def read(config: TrainConfig) -> tuple[list[Source], list[Source]]:
+    """The generator's clips or the others' pairs: (what is trained on, what is held out for validation).
 
     Raises:
         InputError: There is nothing to learn from.
     """
-    sources: Sequence[ClipSample | Pair]
+    sources: list[Source]
     if config.phase.on_clips:
-        sources = training_clips(config.shards)
+        sources = [*training_clips(config.shards)]
     else:
-        sources = read_pairs([Shard(folder) for folder in config.pairs])
+        sources = [*read_pairs([Shard(folder) for folder in config.pairs])]
         if not sources:
             raise InputError(f"no accepted pair in {len(config.pairs)} shards", "see the pair gate's reasons")
+    if not config.phase.validate_every:
+        return sources, []
+    learned, held = hold_out(
+        sources,
+        config.phase.validation_share,
+        lambda source: clip_of(source).clip_id,
+        lambda source: len(clip_of(source).frames) >= config.phase.clip_frames,
+    )
+    # The one that becomes a video comes first: it has to fill a window.
+    return learned, sorted(held, key=lambda source: len(clip_of(source).frames) < config.phase.clip_frames)
 
-    def one(source: ClipSample | Pair) -> EncodedClip:
+
+def clip_of(source: Source) -> ClipSample:
+    """What is to be made: the clip itself, or a pair's target."""
+    return source.target if isinstance(source, Pair) else source
+
+
+def sound(source: Source, frames: int, media: MediaConfig) -> NDArray[np.float32]:
+    """The samples of a clip's first frames."""
+    return clip_of(source).audio[: frames * media.sample_rate // media.fps]
+
+
+def encode(sources: Sequence[Source], encoder: ClipEncoder, own: Team, progress: Progress) -> list[EncodedClip]:
+    """Clips or pairs as latents; each process makes its part, and then reads all."""
+
+    def one(source: Source) -> EncodedClip:
         if isinstance(source, Pair):
             return encoder.encode(source.target, source.companion, masked=False)
         return encoder.encode(source, masked=True)
@@ -224,33 +279,6 @@ def critics(config: TrainConfig, codec: Any, device: torch.device) -> Critics:
         perceptual = load_perceptual(config.backbones).to(device)
         return Critics(codec, identity=identity.distance, perceptual=video_distance(perceptual))
     return Critics(codec)
-
-
-@torch.no_grad()
-def samples(model: DubbingTransformer, phase: Phase, data: TrainingSet) -> list[list[NDArray[np.uint8]]]:
-    """Windows of the training set: what the model sees, what it should make, what it makes."""
-    codec = phase.critics.codec
-    assert codec is not None
-    device = next(model.parameters()).device
-    batch = data.batch(seed_for("samples"), 0, SAMPLES).to(device)
-    generator = torch.Generator().manual_seed(seed_for("samples", phase.config.phase))
-    noise = torch.randn(batch.target.shape, generator=generator).to(device)
-    context = phase.context(batch, generator) if takes_context(model) else None
-    made = sample(
-        model,
-        noise,
-        reference=phase.reference(batch),
-        audio=batch.audio,
-        times=sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift),
-        guidance=Guidance.constant(),
-        prediction=phase.flow.prediction,
-        text=phase.words(noise),
-        context=context,
-        noise_scale=phase.flow.sampling_noise,
-    )
-    seen = context if context is not None else phase.reference(batch)
-    videos = [[to_frames(video) for video in codec.decode(latents)] for latents in (seen, batch.target, made)]
-    return [list(columns) for columns in zip(*videos, strict=True)]
 
 
 if __name__ == "__main__":

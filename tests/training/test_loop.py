@@ -2,46 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
+from model_code.config import PhaseConfig
 from model_code.training.checkpoint import load_checkpoint
-from model_code.training.data import EncodedClip, LatentTrack, TrainingSet
-from model_code.training.loop import MAX_SKIPS, Trainer, learning_rate
-from model_code.training.phases import make_phase
-
-SHAPE = TransformerConfig(
-    dim=24, num_layers=1, num_heads=2, ffn_dim=32, freq_dim=16, in_channels=6, out_channels=6, context_channels=6,
-    audio_dim=8, audio_inner_dim=16, audio_heads=2, audio_layers=1, residual=False, patch_size=(1, 2, 2), positions=0,
-        audio_modulation=False, refiner_width=8, refiner_layers=1,
-)  # fmt: skip
-
-
-def clips(count: int = 4, scale: float = 1.0) -> list[EncodedClip]:
-    made = []
-    for number in range(count):
-        generator = torch.Generator().manual_seed(number)
-        tracks = {
-            name: LatentTrack(
-                (0.5 + scale * torch.randn(channels, 10, 4, 4, generator=generator)).half(),
-                (0.5 + scale * torch.randn(channels, 9, 4, 4, generator=generator)).half(),
-            )
-            for name, channels in (("target", 6), ("masked", 6), ("face", 1), ("lip", 1))
-        }
-        made.append(EncodedClip(f"c{number}", "s", tracks, torch.randn(74, 8, generator=generator).half()))
-    return made
-
-
-def trainer(folder: Path | None, scale: float = 1.0, **changes: object) -> Trainer:
-    config = PhaseConfig(
-        phase="generator", pixel_weighting=False, steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2
-    ).model_copy(update=changes)
-    torch.manual_seed(0)
-    model = DubbingTransformer.build(SHAPE)
-    return Trainer(model, make_phase(config, FlowConfig()), TrainingSet(clips(scale=scale), 25, 16), config, folder)
+from model_code.training.data import TrainingSet
+from model_code.training.loop import learning_rate
+from model_code.training.speed import matmul_peak
+from model_code.training.step import ModelInputs
+from model_code.training.validation import losses_by_time
+from tests.training.small import clips, trainer
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -88,21 +64,67 @@ def test_it_learns() -> None:
     assert len(rows[0]["bins"]) == 5
 
 
-def test_spikes_are_skipped_and_too_many_stop_the_run() -> None:
-    run = trainer(None, steps=60)
-    run.run(until=1)
-    before = {name: value.detach().clone() for name, value in run.parameters.items()}
-    run._update(torch.stack([value.sum() for value in run.parameters.values()]).sum() * float("nan"))
-    assert run.curves.skipped == [1]
-    for name, value in run.parameters.items():
-        assert torch.equal(before[name], value)
-    run.curves.skipped = list(range(run.step - MAX_SKIPS + 1, run.step))
-    with pytest.raises(RuntimeError, match="lower the learning rate"):
-        run._update(torch.stack([value.sum() for value in run.parameters.values()]).sum() * float("nan"))
-
-
 def test_learning_rate_warms_up_and_decays() -> None:
     config = PhaseConfig(phase="base", steps=100, warmup_steps=10, learning_rate=1.0)
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 100) == pytest.approx(0.1)
     assert learning_rate(config.model_copy(update={"schedule": "constant"}), 99) == 1.0
+
+
+def test_how_fast_it_is_stands_beside_the_curves(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    curves = run.run()
+    assert [entry["step"] for entry in curves.speed] == [row["step"] for row in curves.rows]
+    assert all(entry["samples_per_second"] > 0 for entry in curves.speed)
+    assert all(0 < entry["model_flops_utilisation"] < 1 for entry in curves.speed)
+    assert set(curves.told()[-1]) >= {"step", "flow", "grad_norm", "samples_per_second", "model_flops_utilisation"}
+    assert "bins" not in curves.told()[-1]
+    assert not any("samples_per_second" in row for row in curves.rows)
+    again = trainer(tmp_path)
+    assert again.curves.speed == curves.speed
+    again.curves.speed = []
+    assert again.curves == curves
+
+
+def test_the_meter_counts_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of the transformer; half of the samples are estimated first."""
+    run = trainer(None, own_estimates=0.5)
+    counted, end = [], run.meter.end
+
+    def count(inputs: ModelInputs) -> None:
+        counted.append(run.meter.flops(inputs))
+        end(inputs)
+
+    monkeypatch.setattr(run.meter, "end", count)
+    run.model.train()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run._one_step(run.phase.draw(run.data, 0))
+    assert counted == [pytest.approx(counter.get_total_flops(), rel=0.02)]
+    assert matmul_peak(torch.device("cpu"), "fp32") > 1e8
+
+
+def look(run: list[int], held: TrainingSet) -> Any:
+    """A validation that notes its steps."""
+
+    def validate(model: nn.Module, step: int) -> dict[str, Any]:
+        run.append(step)
+        return losses_by_time(model, trainer(None).phase, held, torch.device("cpu"))
+
+    return validate
+
+
+def test_validation_looks_at_the_averaged_weights_and_changes_nothing(tmp_path: Path) -> None:
+    held, steps = TrainingSet(clips(6)[4:], 25, 16), []  # type: ignore[var-annotated]
+    plain = trainer(None)
+    curves = plain.run()
+    watched = trainer(tmp_path, validate=look(steps, held), validate_every=4)
+    rows = watched.run().rows
+    assert steps == [4, 6]
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name]), name
+    assert [{key: value for key, value in row.items() if "validation" not in key} for row in rows] == curves.rows
+    assert ["validation_loss" in row for row in rows] == [row["step"] in (4, 6) for row in rows]
+    found = losses_by_time(plain.model, plain.phase, held, torch.device("cpu"))
+    assert {key: rows[-1][key] for key in found} == found
+    assert found["validation_loss"] == pytest.approx(sum(found["validation_bins"]) / 5)
+    assert found["validation_bins"] != rows[3]["validation_bins"]

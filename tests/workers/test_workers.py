@@ -2,10 +2,13 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,13 @@ from model_code.faces.arcface import IResNet
 from model_code.faces.landmarker import Landmarker
 from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard, ShardWriter
+from model_code.media.video import read_audio, read_video
+from model_code.metrics.syncnet import SyncNet, SyncNetConfig
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.training.data import to_network
+from model_code.training.validation import hold_out
 from model_code.workers import dubber, identity, pairs, run, syncnet, train
+from model_code.workers.clips import training_clips
 from tests.published import save_clip, save_umt5, save_vae, save_wav2vec2, save_whisper
 
 SHAPE = {
@@ -163,6 +170,105 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path, networks:
     model = DubbingPipelineModel.from_pretrained(folder)
     frames = np.zeros((30, 96, 96, 3), np.uint8)
     assert model.dub_crops(frames, np.zeros(19200, np.float32), 0).shape == frames.shape
+
+
+@pytest.mark.usefixtures("use_base")
+def test_training_looks_at_clips_that_it_never_trains_on(tmp_path: Path, shard: Path) -> None:
+    SyncNet(SyncNetConfig(audio_features=64)).save_pretrained(tmp_path / "sync")
+    phase = {"phase": "generator", "steps": 4, "batch_size": 2, "validate_every": 2, "checkpoint_every": 2}
+    shared = {"shards": [shard], "transformer": SHAPE, "flow": FLOW, "cache": tmp_path / "latents"}
+    output, result = work(tmp_path / "run", train, train.TrainConfig, phase=phase, syncnet=tmp_path / "sync", **shared)
+    clip_ids = {row["clip_id"] for row in Shard(shard).rows}
+    assert result["metrics"]["clips"] == len(clip_ids) - 1
+    assert {"validation_loss", "validation_sync_c", "samples_per_second"} <= set(result["metrics"])
+    assert [row["step"] for row in result["curves"] if "validation_loss" in row] == [2, 4]
+    rows = json.loads((output / "curves.json").read_text())
+    assert [len(row["validation_bins"]) for row in rows if "validation_bins" in row] == [5, 5]
+    assert "samples_per_second" not in rows[-1]
+    assert result["videos"] == ["validation/step_000002.mp4", "validation/step_000004.mp4"]
+    assert "validation/step_000004.png" in result["pictures"]
+    video = output / result["videos"][-1]
+    assert len(list(read_video(video).frames)) == 25
+    held = next(clip for clip in training_clips([shard]) if is_heard(clip, read_audio(video)))
+    config = train.TrainConfig.model_validate_json((tmp_path / "run" / "config.json").read_text())
+    learned, kept = train.read(config)
+    assert [clip.clip_id for clip in kept] == [held.clip_id]  # type: ignore[union-attr]
+    assert {clip.clip_id for clip in learned} == clip_ids - {held.clip_id}  # type: ignore[union-attr]
+    again, same = work(tmp_path / "again", train, train.TrainConfig, phase=phase, syncnet=tmp_path / "sync", **shared)
+    assert {path.name: path.read_bytes() for path in (again / "validation").iterdir()} == {
+        path.name: path.read_bytes() for path in (output / "validation").iterdir()
+    }
+    assert same["metrics"]["validation_loss"] == result["metrics"]["validation_loss"]
+
+
+def is_heard(clip: ClipSample, sound: np.ndarray) -> bool:
+    """Whether a video's sound is that of a clip's beginning; AAC is lossy."""
+    count = min(len(sound), len(clip.audio), 16_000)
+    return bool(np.corrcoef(sound[:count], clip.audio[:count])[0, 1] > 0.9)
+
+
+def test_pairs_of_one_clip_are_held_out_together() -> None:
+    sources = [f"{clip}.{variant}" for variant in ("generated", "relit") for clip in "abcdefgh"]
+    learned, held = hold_out(sources, 0.25, lambda name: name[0], lambda name: name[0] != "a")
+    assert len(held) == 4
+    assert {name[0] for name in held}.isdisjoint({name[0] for name in learned})
+    assert sorted(learned + held) == sorted(sources)
+    more, _ = hold_out([*sources, "x.relit"], 0.25, lambda name: name[0], lambda name: name[0] != "a")
+    assert len(set(learned) - set(more)) <= 2
+    with pytest.raises(InputError, match="set validate_every to 0"):
+        hold_out(["a.relit", "a.generated"], 0.5, lambda name: name[0], lambda name: True)
+
+
+def train_quietly(folder: Path, config: Path) -> None:
+    """A worker's life, in a process of its own, with the base in `folder`."""
+    base.FOLDER = folder
+    sys.exit(run.main(train.TrainConfig, train.work, ["--config", str(config)]))
+
+
+@pytest.mark.slow
+def test_training_that_is_killed_ten_times_ends_with_the_same_bytes(
+    tmp_path: Path, shard: Path, tiny_base: Path
+) -> None:
+    """SIGKILL at random moments: while it encodes, resumes, trains, looks at held-out clips, writes checkpoints."""
+    moments, context = random.Random(), get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # workers have imported everything: they are killed at work
+    phase = {"phase": "generator", "steps": 400, "batch_size": 2, "checkpoint_every": 3, "validate_every": 40}
+
+    def start(folder: Path) -> ForkServerProcess:
+        folder.mkdir(exist_ok=True)
+        config = {
+            "phase": phase, "shards": [str(shard)], "transformer": SHAPE, "flow": FLOW, "output": str(folder / "output")
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config))
+        worker = context.Process(target=train_quietly, args=(tiny_base, folder / "config.json"))
+        worker.start()
+        return worker
+
+    def finish(folder: Path) -> dict[str, bytes]:
+        worker = start(folder)
+        worker.join()
+        assert worker.exitcode == 0
+        files = (path for path in (folder / "output").rglob("*") if path.is_file() and path.name != "result.json")
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    def newest(folder: Path) -> int:
+        return max((int(path.name[5:]) for path in folder.glob("checkpoints/step_*")), default=-1)
+
+    reached = []
+    for number in range(10):
+        before, worker = newest(tmp_path / "struck"), start(tmp_path / "struck")
+        while number % 2 and newest(tmp_path / "struck") == before and worker.is_alive():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.25))
+        worker.kill()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
+        reached.append(newest(tmp_path / "struck"))
+    assert reached == sorted(reached)
+    assert reached[-1] > reached[0]
+    struck, calm = finish(tmp_path / "struck"), finish(tmp_path / "calm")
+    assert any(name.endswith(".safetensors") for name in calm)
+    assert {name for name in calm.keys() | struck.keys() if calm.get(name) != struck.get(name)} == set()
 
 
 class NapConfig(run.WorkerConfig):

@@ -13,7 +13,8 @@ from model_code.media.sample import ClipSample
 from model_code.planning.plan import Assumptions, Plan, make_plan, phase_samples
 from model_code.planning.storage import clip_bytes, crop_bits, latent_bytes, partitions
 from model_code.training.data import encode_track
-from xdub_platform.planning import plan_of, recipe_of
+from model_code.training.parallel import Team
+from xdub_platform.planning import plan_of, recipe_of, settings_of
 from xdub_platform.settings import load_settings
 
 
@@ -40,8 +41,8 @@ def test_a_whole_training_does_not_fit_beside_its_states_on_80_gb(cluster: Plan)
     ddp, fsdp = editor.ways
     assert ddp.states > 80e9 > fsdp.states
     assert editor.chosen == fsdp
-    assert editor.checkpointing
-    assert editor.samples * editor.passes >= 256 / 32
+    assert editor.gradient_checkpointing
+    assert editor.samples * editor.accumulate == 256 / 32
     assert editor.peak < 80e9
 
 
@@ -69,10 +70,36 @@ def test_hours_follow_peak_utilisation_and_footage(cluster: Plan) -> None:
 
 def test_a_larger_accelerator_needs_no_checkpointing() -> None:
     settings = load_settings(profile="cluster")
-    assert not plan_of(settings, accelerator="mi300x", precision="bf16").phases[1].checkpointing
+    assert not plan_of(settings, accelerator="mi300x", precision="bf16").phases[1].gradient_checkpointing
     small = plan_of(settings, accelerator="l40s", accelerators=1, precision="bf16").phases[1]
     assert small.chosen is None
     assert small.samples == 0
+
+
+def test_the_plan_names_the_settings_that_the_trainer_reads(cluster: Plan) -> None:
+    settings = load_settings(profile="cluster")
+    wanted = settings_of(cluster, settings)
+    assert wanted["XDUB_PHASES__EDITOR__GRADIENT_CHECKPOINTING"] == "true"
+    assert wanted["XDUB_PHASES__EDITOR__PRECISION"] == "bf16"
+    assert "XDUB_PROCESSES__SHARDING" not in wanted  # it is set already
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        followed = load_settings(profile="cluster")
+    for memory in cluster.phases:
+        phase = getattr(followed.phases, memory.phase)
+        assert (phase.accumulate, phase.gradient_checkpointing) == (memory.accumulate, memory.gradient_checkpointing)
+        Team(size=32).check(phase.batch_size, phase.accumulate)
+    assert settings_of(cluster, followed) == {}
+
+
+def test_passes_are_even() -> None:
+    """Three samples fit, eight are due: four passes of two, not three of which one is smaller."""
+    settings = load_settings(profile="cluster")
+    for accelerators in (8, 16, 32):
+        for phase in plan_of(settings, accelerators=accelerators, precision="bf16").phases:
+            batch = getattr(settings.phases, phase.phase).batch_size
+            assert phase.samples * phase.accumulate * accelerators == batch
 
 
 def test_the_embedded_profile_sees_parts_first() -> None:
