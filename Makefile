@@ -37,6 +37,9 @@ pretrain: .venv/.installed  ## train the shipped base again (hours on two cores)
 
 bench: .venv/.installed  ## three seeds of the full embedded settings, then the benchmarks
 	$(BIN)/xdub bench
+	$(BIN)/python -m benchmarks.released_step  # our denoiser against the released design and diffusers' Wan
+	$(BIN)/python -m benchmarks.training_step  # a training step against the machine's matrix product
+	$(BIN)/python -m benchmarks.long_dub  # ten minutes of video take the memory of one
 	$(BIN)/python -m benchmarks.kills  # ten SIGKILLs at random moments of a small chain end with the same scores
 	$(BIN)/python -m benchmarks.six_weeks  # new footage and a mishap a week, while a client asks the server
 

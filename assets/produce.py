@@ -149,7 +149,9 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
             # A number may have the same name: the count of pairs, the last loss.
             found[f"{path.stem}_picture"] = pictures.picture_file(path)
     for video in product.result.get("videos", []):
-        found[f"{Path(video).stem}_video"] = file_link(dataset.path / video, platform.settings)
+        found[f"{'_'.join(Path(video).with_suffix('').parts)}_video"] = file_link(
+            dataset.path / video, platform.settings
+        )
     return found
 
 

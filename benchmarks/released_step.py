@@ -78,7 +78,7 @@ def steps(plain: PlainXDub, ours: dict[ReferenceAttention, DubbingTransformer], 
     """A guided step: three branches."""
     noise, reference, audio, text = given.values()
     guidance, timestep = Guidance.release(), torch.full((1, FRAMES), T)
-    remembered = {mode: Branches(model, guidance, reference, audio, text, 0.0) for mode, model in ours.items()}
+    remembered = {mode: Branches(model, guidance, reference, audio, text, None, 0.0) for mode, model in ours.items()}
 
     def one_plain() -> Tensor:
         seen = torch.cat([torch.zeros_like(reference), reference, reference])

@@ -40,7 +40,7 @@ def main() -> None:
     items = [replace(case.item(), frames=case.frames[:FRAMES], samples=case.samples[: FRAMES * 640]) for case in cases]
     transformer = load_transformer(base.FOLDER / "prior")
     model = DubbingPipelineModel(
-        DubberConfig(mode="editor"), base.load("codec"), base.load("audio_encoder"), transformer
+        DubberConfig(mode="editor", noise_retries=0), base.load("codec"), base.load("audio_encoder"), transformer
     )
     ran = [0]
 

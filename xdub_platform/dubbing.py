@@ -68,6 +68,7 @@ class RegisteredDubber:
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
         self._landmarker = base.load("landmarker")
         self._platform, self._features = platform, features
+        self._listens: tuple[str, Listener] | None = None
         own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)
         self._media = platform.settings.media.model_copy(update=own)
 
@@ -123,8 +124,10 @@ class RegisteredDubber:
                 "no SyncNet was trained yet: nothing tells who speaks",
                 "make the asset `syncnet` (`xdub run --select key:syncnet+`), or name the speaker by number",
             )
-        encoder = load_audio(self._platform.settings.backbones, self._features)
-        return Listener(SyncNet.from_pretrained(made.path).eval(), encoder)
+        if self._listens is None or self._listens[0] != made.version:
+            encoder = load_audio(self._platform.settings.backbones, self._features)
+            self._listens = made.version, Listener(SyncNet.from_pretrained(made.path).eval(), encoder)
+        return self._listens[1]
 
 
 def dub_with_registered(

@@ -23,9 +23,9 @@ def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:
     """(...,) positions -> (..., dim): cosines, then sines, of geometric frequencies; computed in double precision."""
     half = dim // 2
     frequency = torch.pow(10000.0, -torch.arange(half, dtype=torch.float64, device=position.device) / half)
-    angle = position.double()[..., None] * frequency
-    with torch.autocast(position.device.type, enabled=False):  # it knows no concatenation in double precision
-        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    angle = (position.double()[..., None] * frequency).repeat(*[1] * position.ndim, 2)
+    # Not concatenated: autocast knows no concatenation in double precision.
+    return torch.where(torch.arange(dim, device=position.device) < half, angle.cos(), angle.sin())
 
 
 @lru_cache(maxsize=32)

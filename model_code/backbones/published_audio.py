@@ -158,7 +158,7 @@ class Wav2Vec2Features(PublishedEncoder):
         """Reads a wav2vec2 folder, with a head or without."""
         from transformers import Wav2Vec2Model
 
-        return cls(load_whole(Wav2Vec2Model, folder))
+        return cls(load_whole(Wav2Vec2Model, folder, spare="masked_spec_embed"))
 
 
 PUBLISHED: dict[str, type[WhisperFeatures] | type[Wav2Vec2Features]] = {

@@ -63,7 +63,7 @@ def config_of(folder: Path, key: str, *wanted: str) -> dict[str, Any]:
     return config
 
 
-def load_whole(kind: Any, folder: Path) -> Any:
+def load_whole(kind: Any, folder: Path, spare: str | None = None) -> Any:
     """Loads a model of transformers or diffusers in single precision, if every one of its weights is there.
 
     Both libraries would fill in what is missing or of another shape with random numbers.
@@ -71,6 +71,7 @@ def load_whole(kind: Any, folder: Path) -> Any:
     Args:
         kind: The class.
         folder: Where it was saved.
+        spare: A weight that nothing here asks for and that publishers may leave out; zeros then.
 
     Raises:
         InputError: Weights are missing or of another shape, or there are no safetensors.
@@ -87,12 +88,14 @@ def load_whole(kind: Any, folder: Path) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise InputError(f"'{folder}' holds no whole {kind.__name__} ({told})", "fetch it again") from error
-    missing = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    missing = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])} - {spare})
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise InputError(
             f"'{folder}' lacks weights of {kind.__name__}, or has others: {shown}", "fetch it again, completely"
         )
+    if spare in found["missing_keys"]:
+        model.get_parameter(spare).data.zero_()  # or it would be another number in every process
     return model.float().eval().requires_grad_(False)
 
 

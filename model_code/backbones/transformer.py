@@ -362,7 +362,9 @@ def generator_to_editor(generator: DubbingTransformer, companion: CompanionInput
         raise InputError("an editor whose companion comes through channels alone", "only a residual one has channels")
     context = 0 if stays else config["context_channels"]
     fields = {name: config[name] for name in TransformerConfig.model_fields}
-    changed = {"context_channels": config["context_channels"] - context, "reference_tokens": companion != "channels"}
+    changed = {"context_channels": config["context_channels"] - context, "reference_tokens": config["reference_tokens"]}
+    if companion == "channels":
+        changed["reference_tokens"] = False
     editor = DubbingTransformer(**{**fields, **changed})
     state = dict(generator.state_dict())
     for name in ("patch_embedding.weight", "refiner.enter.weight"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model_code.backbones.audio import SpeechEncoder
 from model_code.config import MediaConfig
+from model_code.errors import InputError
 from model_code.faces.crop import crop_yuv
 from model_code.faces.follow import Track
 from model_code.media.spool import spooled_sound
@@ -30,9 +31,18 @@ class Listener:
     Args:
         syncnet: The chain's.
         encoder: Whose features it was trained with.
+
+    Raises:
+        InputError: The encoder's features are of another width.
     """
 
     def __init__(self, syncnet: SyncNet, encoder: SpeechEncoder) -> None:
+        width = syncnet.config.audio_features
+        if encoder.feature_dim != width:
+            raise InputError(
+                f"a SyncNet for {width} audio features and an encoder that gives {encoder.feature_dim}",
+                "train the asset `syncnet` with the backbones that are set, or name the speaker by number",
+            )
         self._syncnet, self._encoder = syncnet, encoder
 
     def hear(self, video: str | Path, frames: int, config: MediaConfig) -> F32:

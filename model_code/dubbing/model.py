@@ -248,6 +248,8 @@ class DubbingPipelineModel:
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
         noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
+        if config.mode == "generator":  # its reference is one frame: nothing of the target's own to start from
+            flow = flow.model_copy(update={"start_from": 1.0})
         times = sampling_times(flow)
         experts = experts_by_step(times, self._windows)
         text, negative = (None, None) if self.prompts is None else self.prompts.batch(len(items), self.device)

@@ -88,7 +88,7 @@ class Shots:
                     _pass(frames)
                     continue
                 track = Follower(self.finder, self.config.crop_scale, others=tracks[shot]).follow(frames)
-                if track is None:
+                if track is None or any(_same_face(track, other) for other in tracks[shot]):
                     open_shots.remove(shot)
                 else:
                     tracks[shot].append(track)
@@ -102,6 +102,19 @@ class Shots:
         frames = told(stream_video(self.video, self.config), count, stage, self.progress)
         for start, end in self.spans:
             yield first(frames, end - start)
+
+
+def _same_face(track: Track, other: Track) -> bool:
+    """Whether two tracks show one face: where both see theirs they lie within half a side, more often than not.
+
+    A pass that begins while an earlier one has lost its face for a moment finds that very face.
+    """
+    both = track.found & other.found
+    if not both.any():
+        return False
+    middles = [(one.boxes[both, :2] + one.boxes[both, 2:]) / 2 for one in (track, other)]
+    sides = other.boxes[both, 2] - other.boxes[both, 0]
+    return bool(np.median(np.linalg.norm(middles[0] - middles[1], axis=1) / sides) < 0.5)
 
 
 def first(frames: Iterator[YuvFrame], count: int) -> Iterator[YuvFrame]:

@@ -77,11 +77,7 @@ def generate_pairs(
         else:
             jobs.append((clip, copy, seed, driver))
     flow = generator.config.flow.model_copy(
-        update={
-            "sampling_steps": config.sampling_steps,
-            "audio_guidance": config.audio_guidance,
-            "start_from": 1.0,  # its reference is one frame: nothing of the target's own to start from
-        }
+        update={"sampling_steps": config.sampling_steps, "audio_guidance": config.audio_guidance}
     )
     generator = generator.with_flow(flow)
     items = [DubItem(clip.frames, driver.audio, seed, clip.landmarks, clip.occluder) for clip, _, seed, driver in jobs]

@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
-    _prune(folder, keep)
+    _prune(folder, keep, target)
     return target
 
 
@@ -144,12 +144,16 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Removes what is older than the `keep` newest checkpoints that load; the very newest was written just now."""
-    _, *others = _committed(folder)
+def _prune(folder: Path, keep: int, written: Path) -> None:
+    """Removes what is older than the `keep` newest checkpoints that load; `written` was just now.
+
+    A later one than that is damaged: it was passed over when the run began.
+    """
     sound = 1
-    for path in others:
-        if sound >= keep:
+    for path in _committed(folder):
+        if path == written:
+            continue
+        if sound >= keep or _step(path) > _step(written):
             shutil.rmtree(path, ignore_errors=True)
         else:
             sound += _is_whole(path)

@@ -65,8 +65,9 @@ class LatentTrack:
         return int(self.blocks.shape[1])
 
     def window(self, start: int, length: int) -> Tensor:
-        """(C, length, h, w) of the window that begins with frame 4 * start."""
-        return torch.cat([self.singles[:, start : start + 1], self.blocks[:, start : start + length - 1]], dim=1)
+        """(C, length, h, w) of the window that begins with frame 4 * start, in single precision."""
+        parts = self.singles[:, start : start + 1], self.blocks[:, start : start + length - 1]
+        return torch.cat([part.float() for part in parts], dim=1)
 
 
 @torch.no_grad()
@@ -271,14 +272,14 @@ class TrainingSet:
     ) -> dict[str, Tensor]:
         length = latent_length(frames)
         start = int(rng.integers(0, clip.n_blocks - length + 2))
-        values = {name: track.window(start, length).float() for name, track in clip.tracks.items()}
+        values = {name: track.window(start, length) for name, track in clip.tracks.items()}
         values["audio"] = audio_windows(
             clip.audio.float(), length, self.audio_window, start_frame=TEMPORAL_FACTOR * start
         ).float()
         last = clip.n_blocks - reference_frames + 1
         outside = [k for k in range(last + 1) if k + reference_frames <= start or k >= start + length]
         choices = outside or list(range(last + 1))
-        values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames).float()
+        values["reference"] = clip.tracks["target"].window(int(rng.choice(choices)), reference_frames)
         first, count = 2 * TEMPORAL_FACTOR * start, 2 * frames
         places = torch.arange(first, first + count).clamp_max(len(clip.audio) - 1)
         values["features"] = clip.audio[places].float()

@@ -119,7 +119,7 @@ class Trainer:
         self.curves = Curves()
         self.step = 0
         self.log_every = max(1, min(50, config.steps // 40))
-        self.meter = Meter(model, config, self.device, team.size)
+        self.meter = Meter(model, config, self.device, team.size, words=0 if phase.text is None else len(phase.text))
         self.saved = -1
         self._resume()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -49,11 +50,15 @@ class Meter:
         config: The phase's.
         device: Where it trains; its peak is measured here, once.
         processes: How many train it together, each on a device of its own.
+        words: Length of the text that the model is told.
     """
 
-    def __init__(self, model: nn.Module, config: PhaseConfig, device: torch.device, processes: int) -> None:
+    def __init__(
+        self, model: nn.Module, config: PhaseConfig, device: torch.device, processes: int, words: int = 0
+    ) -> None:
         given = {name: model.config[name] for name in TransformerConfig.model_fields}  # type: ignore[index]
         self.shape, self.lora = TransformerConfig.model_validate(given), config.lora
+        self.words = words
         self.peak = processes * matmul_peak(device, config.precision)
         self._forget()
         self._begin = time.perf_counter()
@@ -73,8 +78,9 @@ class Meter:
     def flops(self, inputs: ModelInputs) -> float:
         """Of a step of the whole batch."""
         count, _, frames, rows, columns = inputs.noisy.shape
-        sample = Sample(frames, inputs.reference.shape[2], rows, columns, audio=inputs.audio is not None)
-        heard = Sample(frames, inputs.reference.shape[2], rows, columns)
+        beside = inputs.reference.shape[2] if self.shape.reference_tokens else 0
+        heard = Sample(frames, beside, rows, columns, words=self.words)
+        sample = replace(heard, audio=inputs.audio is not None)
         estimated = int(inputs.own.sum()) * forward_flops(self.shape, heard)
         return float(count * training_flops(self.shape, sample, self.lora) + estimated)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from model_code import base
+from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, add_expert, load_transformer
 from model_code.lifetime import process_pool
 from model_code.metrics.benchmark import Case, run_benchmark
@@ -71,13 +71,16 @@ def dub(config: AblationWorkerConfig, items: Sequence[DubItem]) -> Sequence[np.n
     transformer = load_transformer(config.transformer)
     for name, folder in config.experts.items():
         add_expert(transformer, name, folder)
-    model = DubbingPipelineModel(config.dubber, base.load("codec"), base.load("audio_encoder"), transformer)
+    codec, audio_encoder = load_codec(config.backbones), load_audio(config.backbones, config.features)
+    prompts = load_prompts(config.backbones, config.features)
+    model = DubbingPipelineModel(config.dubber, codec, audio_encoder, transformer, prompts)
     dubbed = model.to(config.device).dub_many(items)
     if not config.composited:
         return dubbed
     made = []
     for item, frames in zip(items, dubbed, strict=True):
         assert item.landmarks is not None
+        assert isinstance(item.frames, np.ndarray)
         made.append(composite(frames, item.frames, item.landmarks, item.occluder))
     return made
 

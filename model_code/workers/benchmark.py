@@ -21,7 +21,7 @@ from model_code import base
 from model_code.backbones.audio import SpeechEncoder
 from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer
+from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer, read_config
 from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
 from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_benchmark
@@ -137,7 +137,9 @@ def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Seque
 
 def _edit(config: BenchmarkWorkerConfig, experts: tuple[str, ...], items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the editor and some of its experts."""
-    model = DubbingPipelineModel.from_pretrained(config.dubber, experts=experts, features=config.features)
+    has = read_config(config.dubber).experts
+    chosen = tuple(name for name in experts if name in has)
+    model = DubbingPipelineModel.from_pretrained(config.dubber, experts=chosen, features=config.features)
     return model.to(config.device).dub_many(items)
 
 

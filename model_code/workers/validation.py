@@ -41,6 +41,7 @@ def samples(model: nn.Module, phase: Phase, batch: Batch) -> list[list[NDArray[n
         times=sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift),
         guidance=Guidance.constant(),
         prediction=phase.flow.prediction,
+        text=phase.words(noise),
         context=context,
         noise_scale=phase.flow.sampling_noise,
     )

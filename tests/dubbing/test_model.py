@@ -244,7 +244,7 @@ def test_a_reference_from_elsewhere_is_the_frame_farthest_away(codec: BlockCodec
     """The first window of 45 frames takes it from the end, the second from the beginning."""
     net = transformer(12)
     net.register_to_config(context_fill="reference")
-    config = DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE, reference="elsewhere")
+    config = DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE, reference="elsewhere", noise_retries=0)
     generator = DubbingPipelineModel(config, codec, audio_encoder, net)
     item = clip(0, 45)
     assert item.landmarks is not None
@@ -270,7 +270,7 @@ def test_other_sizes_are_refused(editor: DubbingPipelineModel) -> None:
 
 def test_each_expert_acts_in_its_window_only(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
     flow = FlowConfig(sampling_steps=8, sampling_shift=1.0, audio_guidance=1.0)
-    config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"))
+    config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"), noise_retries=0)
     model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0, ("lip", "texture")))
     acting: list[tuple[float, tuple[str, ...]]] = []
     forward = model.transformer.forward
@@ -357,7 +357,7 @@ def test_what_windows_and_steps_share_changes_nothing_but_time(codec: BlockCodec
 
     def dub(**changes: object) -> np.ndarray:
         flow = FLOW.model_copy(update={"sampling_steps": 8, "sampling_shift": 1.0, "audio_guidance": 1.5, **changes})
-        config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"))
+        config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, experts=("lip", "texture"), noise_retries=0)
         return DubbingPipelineModel(config, codec, audio_encoder, net).dub_crops(item.frames, item.samples, 0)
 
     plain = dub().astype(int)

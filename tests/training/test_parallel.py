@@ -147,7 +147,7 @@ def test_in_bf16_weights_are_gathered_so_and_kept_in_fp32(tmp_path: Path) -> Non
     low = FRUGAL.model_copy(update={"precision": "bf16"})
     _, curves = train_together((low, tmp_path, 4), "sharded", tmp_path)
     assert_near(curves, expected, NEAR)
-    assert curves.rows[0]["loss"] != expected.rows[0]["loss"]
+    assert curves.rows[-1]["loss"] != expected.rows[-1]["loss"], "the first is that of an output that starts at zero"
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None
     for values in (checkpoint.weights, checkpoint.average, checkpoint.optimizer):

@@ -74,11 +74,7 @@ def test_a_real_file_is_dubbed(platform: Platform, tmp_path: Path) -> None:
     assert abs(len(samples) - len(heard)) <= 1100
     assert np.corrcoef(samples[:both], heard[:both])[0, 1] > 0.99
 
-    class Nothing:
-        def dub_crops(self, frames: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarray:
-            return frames
-
-    plan, _ = plan_dub(video, samples, Nothing(), base.load("landmarker"), MediaConfig(crop_scale=1.45))
+    plan = plan_dub(video, len(samples), base.load("landmarker"), MediaConfig(crop_scale=1.45))
     for index, (before, after) in enumerate(zip(stream_video(video), stream_video(out), strict=False)):
         outside = np.ones(before.y.shape, bool)
         x0, y0, x1, y1 = plan.boxes[index].astype(int)

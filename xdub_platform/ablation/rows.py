@@ -100,10 +100,23 @@ def single_phase(settings: Settings) -> dict[str, Any]:
     return {"phases": {"editor": {"steps": steps, "uniform_times": True, "shift": 1.0}}}
 
 
+SHARED = {
+    "learning_rate",
+    "batch_size",
+    "cells",
+    "whole_from",
+    "own_estimates",
+    "accumulate",
+    "gradient_checkpointing",
+    "precision",
+}
+"""What generator* has of the editor's phase."""
+
+
 def inpainting(settings: Settings) -> dict[str, Any]:
     """generator*: the editor's set-up for the generator's task; the steps of both, long segments; experts inpaint."""
     phases = settings.phases
-    editor = phases.editor.model_dump(include={"learning_rate", "batch_size", "cells", "whole_from", "own_estimates"})
+    editor = phases.editor.model_dump(include=SHARED)
     times = {"uniform_times": phases.editor.uniform_times, "shift": phases.editor.shift}
     steps = {"steps": phases.generator.steps + phases.editor.steps}
     return {

@@ -93,7 +93,7 @@ class Stages:
             "changing_light": row.changing_light,
         }
         cases = assets.benchmark_scores.config(self.settings)
-        deciding = {**asked, **{name: cases[name] for name in ("benchmark", "corpus", "media", "base")}}
+        deciding = {**asked, **{name: cases[name] for name in ("benchmark", "corpus", "media", "backbones", "base")}}
         inputs = {"transformer": model, "syncnet": syncnet, **experts}
         name = self._name(f"score-{row.name}", deciding, inputs)
         where = {
@@ -118,7 +118,7 @@ class Stages:
         if row.composited:
             pairs = self.settings.pairs
             flow |= {"sampling_steps": pairs.sampling_steps, "audio_guidance": pairs.audio_guidance}
-        phase = self.settings.phases.editor
+        phase = getattr(self.settings.phases, row.model)
         values = {
             "mode": row.model,
             "flow": {**flow, **row.sampling},
@@ -127,6 +127,7 @@ class Stages:
             "overlap_frames": phase.motion_frames,
             "reference": row.reference,
             "experts": row.experts,
+            **self.settings.backbones.texts,
         }
         return DubberConfig.model_validate(values)
 
@@ -180,7 +181,8 @@ class Stages:
         folder = self.folder / name
         done = folder / "output" / RESULT
         if not done.is_file():
-            write_json(folder / "config.json", {**config, "output": str(folder / "output")})
+            kept = {"features": str(self.settings.path("cache", "features"))}
+            write_json(folder / "config.json", {**config, **kept, "output": str(folder / "output")})
             self.launched += 1
             self._launch(name, worker)
         if not done.is_file():
