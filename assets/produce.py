@@ -84,7 +84,7 @@ def produce(
         platform.store.recover()
         run.params({"worker": worker, **config})
         run.datasets(inputs, context.asset_key.to_user_string())
-        kept = {"features": str(platform.settings.path("cache", "features"))}
+        kept = {"features": str(platform.settings.features)}
         done = platform.workers.run(context, worker, {**config, **kept})
         product = commit(platform, name, done)
         platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})

@@ -302,6 +302,11 @@ class FlowConfig(Config):
     texture_window: tuple[float, float] = Field((0.0, 0.3), description="t in which the texture expert acts.")
 
     @property
+    def for_generator(self) -> FlowConfig:
+        """Without what takes a reference of the target's own frames: of these a generator has one at most."""
+        return self.model_copy(update={"border": False, "start_from": 1.0})
+
+    @property
     def sampling_noise(self) -> float:
         """Standard deviation of the noise that sampling starts from."""
         return self.temperature * self.noise_scale

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform as machine
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -14,7 +12,7 @@ from model_code.files import write_json
 from model_code.metrics.scores import load_records, summarise, verdicts
 from xdub_platform.chain import Status, Step
 from xdub_platform.platform import build_platform
-from xdub_platform.reporting import commit
+from xdub_platform.reporting import commit, machine
 from xdub_platform.running import run_chain
 from xdub_platform.settings import Settings, load_settings
 
@@ -51,7 +49,7 @@ def run_bench(
         "command": f"xdub bench --profile {settings.profile} --seeds {len(seeds)}",
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, Python {machine.python_version()}",
+        "machine": machine(),
         "seeds": list(seeds),
         "scores": scores,
         "verdicts": verdicts(scores, "bench"),

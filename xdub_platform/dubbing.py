@@ -138,7 +138,7 @@ def dub_with_registered(
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    features = settings.path("cache", "features")
+    features = settings.features
     dubber = RegisteredDubber(build_platform(settings), version, settings.processes.device, features)
     with Bars(console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform as machine
+import os
+import platform as host
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def write_chain_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         commit=commit(),
-        machine=f"{machine.machine()}, {machine.system()} {machine.release()}, Python {machine.python_version()}",
+        machine=f"{host.machine()}, {host.system()} {host.release()}, Python {host.python_version()}",
         profile=settings.profile,
         total_seconds=seconds,
         stages=stages(planner, steps),
@@ -239,3 +240,8 @@ def commit() -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def machine() -> str:
+    """What results were measured on."""
+    return f"{os.cpu_count()} CPU cores, {host.machine()}, Python {host.python_version()}"

@@ -461,6 +461,11 @@ class Settings(BaseSettings):
         return self.path("incoming")
 
     @property
+    def features(self) -> Path:
+        """Where features of published audio and text encoders are kept."""
+        return self.path("cache", "features")
+
+    @property
     def mlflow_uri(self) -> str:
         """MLflow's tracking address."""
         return self.mlflow.tracking_uri or f"sqlite:///{self.path('mlflow', 'mlflow.db')}"

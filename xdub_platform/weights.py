@@ -131,7 +131,7 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
     with tempfile.TemporaryDirectory(prefix="assemble-", dir=work) as scratch:
         transformer = verified(platform, str(found.version), name, into=Path(scratch))
         folder = Path(scratch) / "model"
-        config = assemble(transformer, settings.backbones, config, folder, settings.path("cache", "features"))
+        config = assemble(transformer, settings.backbones, config, folder, settings.features)
         with platform.mlflow.run("weights assemble", tags=tags) as run:
             run.params(
                 {"backbones": settings.backbones.model_dump(mode="json"), "dubber": config.model_dump(mode="json")}

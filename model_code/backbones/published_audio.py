@@ -8,20 +8,20 @@ kept.
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from model_code.backbones.audio import FEATURE_RATE, AudioEncoder, SpeechEncoder, spans
-from model_code.backbones.saved import fingerprint
+from model_code.backbones.saved import fingerprint, write_tensors
 from model_code.backbones.sources import config_of, load_whole
 from model_code.errors import InputError
 from model_code.files import read_json, write_json
@@ -241,7 +241,11 @@ class CachedEncoder(nn.Module):
     def __init__(self, encoder: JoinedEncoders, folder: Path) -> None:
         super().__init__()
         self.encoder, self.folder = encoder, folder
-        self._identity = fingerprint(encoder)
+
+    @cached_property
+    def _identity(self) -> str:
+        """Hashed when the first sound is heard: who only saves the encoder need not wait for it."""
+        return fingerprint(self.encoder)
 
     @property
     def feature_dim(self) -> int:
@@ -257,10 +261,7 @@ class CachedEncoder(nn.Module):
         if path.is_file():
             return load_file(path)["features"]
         features = self.encoder.encode(samples)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file({"features": np.ascontiguousarray(features)}, partial)
-        partial.replace(path)
+        write_tensors(path, {"features": torch.from_numpy(np.ascontiguousarray(features))})
         return features
 
     def save_pretrained(self, folder: Path | str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from model_code.errors import InputError
 
@@ -69,3 +71,11 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file that is complete or not there, though several processes write it; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file(dict(tensors), partial)
+    partial.replace(path)

@@ -6,7 +6,6 @@ One prompt serves every clip: a dubbing model keeps what came of it, not the tex
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model_code.backbones.saved import write_tensors
 from model_code.backbones.sources import config_of, load_whole, local_folder
 from model_code.errors import InputError
 
@@ -93,10 +93,7 @@ def encode_prompts(source: str, prompt: str, negative: str | None, cache: Path |
         network = network or _Umt5(encoder, words)
         found.append(network.encode(text))
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            save_file({"text": found[-1]}, partial)
-            partial.replace(path)
+            write_tensors(path, {"text": found[-1]})
     return Prompts(*found)
 
 

@@ -1,23 +1,47 @@
-"""A dubbing model from published weights: their transformer beside the backbones that it was trained with."""
+"""A dubbing model put together: a transformer beside the backbones that it was trained with."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from model_code.backbones.codec import WanCodec
+from model_code.backbones.codec import LatentCodec, WanCodec
 from model_code.backbones.load import check_fit, load_audio, load_codec, load_prompts
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import BackbonesConfig
-from model_code.dubbing.model import PROMPTS_FILE, DubberConfig
+from model_code.dubbing.model import PROMPTS_FILE, DubberConfig, DubbingPipelineModel
 from model_code.errors import InputError
 from model_code.files import write_json
+
+
+def on_backbones(
+    config: DubberConfig, backbones: BackbonesConfig, transformer: DubbingTransformer, cache: Path | None = None
+) -> DubbingPipelineModel:
+    """A model in memory.
+
+    Args:
+        config: How it dubs; codec and texts are filled in from the backbones.
+        backbones: What the transformer sees, hears and reads through.
+        transformer: With the config's experts.
+        cache: Folder of published encoders' features and texts.
+
+    Raises:
+        InputError: A backbone is missing or not whole, or its numbers are not those that the transformer takes.
+    """
+    codec = load_codec(backbones)
+    audio_encoder, prompts = load_audio(backbones, cache), load_prompts(backbones, cache)
+    return DubbingPipelineModel(_filled_in(config, backbones, codec), codec, audio_encoder, transformer, prompts)
+
+
+def _filled_in(config: DubberConfig, backbones: BackbonesConfig, codec: LatentCodec) -> DubberConfig:
+    kind = "wan" if isinstance(codec, WanCodec) else "block"
+    return config.model_copy(update={"codec": kind, **backbones.texts})
 
 
 def assemble(
     transformer: Path, backbones: BackbonesConfig, config: DubberConfig, folder: Path, cache: Path | None = None
 ) -> DubberConfig:
-    """Writes the folder that `DubbingPipelineModel.from_pretrained` reads, without loading the transformer.
+    """Writes published weights as the folder that `DubbingPipelineModel.from_pretrained` reads; loads no transformer.
 
     Args:
         transformer: Folder of the converted weights.
@@ -45,8 +69,7 @@ def assemble(
             f"crops of {config.crop_size} px",
             f"give media.crop_size a multiple of {codec.spatial_factor * shape['patch_size'][1]}",
         )
-    kind = "wan" if isinstance(codec, WanCodec) else "block"
-    config = config.model_copy(update={"codec": kind, **backbones.texts})
+    config = _filled_in(config, backbones, codec)
     folder.mkdir(parents=True, exist_ok=True)
     codec.save_pretrained(folder / "codec")
     audio_encoder.save_pretrained(folder / "audio_encoder")

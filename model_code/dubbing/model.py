@@ -232,7 +232,8 @@ class DubbingPipelineModel:
 
     def _window(self, strands: Sequence[Strand], start: int, retry: int = 0) -> Tensor:
         """Clean latents (B,C,F,h,w) of the window from frame `start` of every strand; each retry has other noise."""
-        config, flow = self.config, self.config.flow
+        config = self.config
+        flow = config.flow if config.mode == "editor" else config.flow.for_generator
         length = latent_length(config.window_frames)
         items = [strand.item for strand in strands]
         frames = [_part(item.frames, start, config.window_frames) for item in items]
@@ -248,8 +249,6 @@ class DubbingPipelineModel:
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
         noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
-        if config.mode == "generator":  # its reference is one frame: nothing of the target's own to start from
-            flow = flow.model_copy(update={"start_from": 1.0})
         times = sampling_times(flow)
         experts = experts_by_step(times, self._windows)
         text, negative = (None, None) if self.prompts is None else self.prompts.batch(len(items), self.device)
@@ -266,7 +265,7 @@ class DubbingPipelineModel:
             context=context,
             motion=self._encode(motion) if motion else None,
             noise_scale=flow.sampling_noise,
-            border=flow.border and config.mode == "editor",
+            border=flow.border,
             before_step=lambda step, _: self._use_experts(experts[step]),
             remember=flow.remember,
             step_reuse=flow.step_reuse,

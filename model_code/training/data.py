@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model_code.backbones.audio import SpeechEncoder, audio_windows
 from model_code.backbones.codec import TEMPORAL_FACTOR, LatentCodec
-from model_code.backbones.saved import fingerprint
+from model_code.backbones.saved import fingerprint, write_tensors
 from model_code.config import ContextFill
 from model_code.faces.carry import carried_faces
 from model_code.faces.masks import face_loss_mask, inpaint_mask, lip_mask
@@ -151,9 +150,7 @@ class ClipEncoder:
         else:
             tensors = self._tensors(clip, companion, masked)
             if path is not None:
-                partial = path.with_suffix(f".{os.getpid()}.partial")
-                save_file(tensors, partial)
-                partial.replace(path)
+                write_tensors(path, tensors)
         names = sorted({name.split(".")[0] for name in tensors if "." in name})
         tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
         return EncodedClip(clip.clip_id, str(clip.row["speaker_id"]), tracks, tensors["audio"])

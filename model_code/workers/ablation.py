@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from model_code.backbones.load import load_audio, load_codec, load_prompts
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, add_expert, load_transformer
+from model_code.dubbing.assemble import on_backbones
+from model_code.dubbing.model import DubberConfig, DubItem, add_expert, load_transformer
 from model_code.lifetime import process_pool
 from model_code.metrics.benchmark import Case, run_benchmark
 from model_code.metrics.scores import COPY, EXACT
@@ -71,9 +71,7 @@ def dub(config: AblationWorkerConfig, items: Sequence[DubItem]) -> Sequence[np.n
     transformer = load_transformer(config.transformer)
     for name, folder in config.experts.items():
         add_expert(transformer, name, folder)
-    codec, audio_encoder = load_codec(config.backbones), load_audio(config.backbones, config.features)
-    prompts = load_prompts(config.backbones, config.features)
-    model = DubbingPipelineModel(config.dubber, codec, audio_encoder, transformer, prompts)
+    model = on_backbones(config.dubber, config.backbones, transformer, config.features)
     dubbed = model.to(config.device).dub_many(items)
     if not config.composited:
         return dubbed

@@ -19,8 +19,9 @@ from pydantic import Field
 
 from model_code import base
 from model_code.backbones.audio import SpeechEncoder
-from model_code.backbones.load import load_audio, load_codec, load_prompts
+from model_code.backbones.load import load_audio
 from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
+from model_code.dubbing.assemble import on_backbones
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer, read_config
 from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
@@ -128,10 +129,8 @@ def judges(config: CasesConfig) -> Judges:
 
 def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the shipped prior, or with the generator that was trained on it."""
-    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size, **config.backbones.texts)
-    codec, audio_encoder = load_codec(config.backbones), load_audio(config.backbones, config.features)
-    prompts = load_prompts(config.backbones, config.features)
-    model = DubbingPipelineModel(settings, codec, audio_encoder, load_transformer(folder), prompts)
+    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size)
+    model = on_backbones(settings, config.backbones, load_transformer(folder), config.features)
     return model.to(config.device).dub_many(items)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from model_code.backbones.codec import WanCodec
-from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import Config, FlowConfig, MediaConfig
 from model_code.diffusion.schedule import check_experts, sampling_times
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, add_expert, load_transformer
+from model_code.dubbing.assemble import on_backbones
+from model_code.dubbing.model import DubberConfig, add_expert, load_transformer
 from model_code.files import write_json
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -42,28 +41,19 @@ def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
     flow = config.flow
     windows = {"lip": flow.lip_window, "texture": flow.texture_window}
     check_experts(sampling_times(flow), windows)
-    codec = load_codec(config.backbones)
-    prompts = load_prompts(config.backbones, config.features)
     transformer = load_transformer(config.editor / "transformer")
     for name, folder in (("lip", config.lip_expert), ("texture", config.texture_expert)):
         add_expert(transformer, name, folder / "expert")
-    model = DubbingPipelineModel(
-        DubberConfig(
-            mode="editor",
-            codec="wan" if isinstance(codec, WanCodec) else "block",
-            flow=flow,
-            crop_size=config.media.crop_size,
-            crop_scale=config.media.crop_scale,
-            window_frames=config.phase.clip_frames,
-            overlap_frames=config.phase.motion_frames,
-            experts=("lip", "texture"),
-            **config.backbones.texts,
-        ),
-        codec,
-        load_audio(config.backbones),
-        transformer,
-        prompts,
+    settings = DubberConfig(
+        mode="editor",
+        flow=flow,
+        crop_size=config.media.crop_size,
+        crop_scale=config.media.crop_scale,
+        window_frames=config.phase.clip_frames,
+        overlap_frames=config.phase.motion_frames,
+        experts=("lip", "texture"),
     )
+    model = on_backbones(settings, config.backbones, transformer, config.features)
     write_json(config.output / "parts.json", config.versions)
     model.save_pretrained(config.output)
     progress("dubber", 1, 1, {})

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from model_code import base
-from model_code.backbones.load import load_audio, load_codec, load_prompts
 from model_code.config import FlowConfig, MediaConfig, PairsConfig, Variant
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, load_transformer
+from model_code.dubbing.assemble import on_backbones
+from model_code.dubbing.model import DubberConfig, load_transformer
 from model_code.faces.identity import IdentityEncoder
 from model_code.media.shards import ShardWriter
 from model_code.pairs.calibrate import calibrate, write_calibration
@@ -84,13 +84,9 @@ def make(config: PairsWorkerConfig, progress: Progress) -> list[Pair]:
             pairs += render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
             progress("render", index + 1, count, {})
         return pairs
-    generator = DubbingPipelineModel(
-        DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size, **config.backbones.texts),
-        load_codec(config.backbones),
-        load_audio(config.backbones, config.features),
-        load_transformer(config.generator / "transformer"),
-        load_prompts(config.backbones, config.features),
-    ).to(config.device)
+    settings = DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size)
+    transformer = load_transformer(config.generator / "transformer")
+    generator = on_backbones(settings, config.backbones, transformer, config.features).to(config.device)
     return generate_pairs(
         training_clips([config.clips]),
         generator,

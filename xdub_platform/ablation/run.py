@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform as machine
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from xdub_platform.ablation.stages import JobFailed, Stages, changed
 from xdub_platform.chain import Node, Status, Step
 from xdub_platform.locks import held
 from xdub_platform.platform import build_platform
-from xdub_platform.reporting import commit
+from xdub_platform.reporting import commit, machine
 from xdub_platform.running import run_chain
 from xdub_platform.settings import Settings, load_settings
 
@@ -194,7 +192,7 @@ def gathered(
         command=wanted.command(settings.profile),
         commit=commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=f"{os.cpu_count()} CPU cores, {machine.machine()}, Python {machine.python_version()}",
+        machine=machine(),
         profile=settings.profile,
         seeds=wanted.seeds,
         steps_scale=wanted.steps_scale,

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,12 @@ from assets.gates import accepted, accepted_shards, committed
 from assets.training import training_inputs
 from model_code.dubbing.model import DubberConfig
 from model_code.files import write_json
-from model_code.lifetime import PARENT, THREADS
+from model_code.lifetime import THREADS
 from model_code.workers.run import RESULT
 from xdub_platform.ablation.rows import Row, long_frames
 from xdub_platform.platform import Platform
 from xdub_platform.resources.store import Dataset
+from xdub_platform.resources.workers import command_of, started
 from xdub_platform.settings import Settings
 
 VERSION = "1"
@@ -127,7 +126,6 @@ class Stages:
             "overlap_frames": phase.motion_frames,
             "reference": row.reference,
             "experts": row.experts,
-            **self.settings.backbones.texts,
         }
         return DubberConfig.model_validate(values)
 
@@ -181,7 +179,7 @@ class Stages:
         folder = self.folder / name
         done = folder / "output" / RESULT
         if not done.is_file():
-            kept = {"features": str(self.settings.path("cache", "features"))}
+            kept = {"features": str(self.settings.features)}
             write_json(folder / "config.json", {**config, **kept, "output": str(folder / "output")})
             self.launched += 1
             self._launch(name, worker)
@@ -195,28 +193,15 @@ class Stages:
     def _launch(self, name: str, worker: str) -> None:
         """Runs a worker to its end, whatever that is; it ends with this process."""
         folder, threads = self.folder / name, self.settings.processes.training_threads
-        command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(folder / "config.json")]
-        environment = {**os.environ, **dict.fromkeys(THREADS, str(threads)), PARENT: str(os.getpid())}
-        with (folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # its own children can then be ended with it, see `guarded`
-            )
-            try:
-                while process.poll() is None:
-                    self.tell(name, latest_line(folder / "worker.log"))
-                    try:
-                        process.wait(LOOK_EVERY)
-                    except subprocess.TimeoutExpired:
-                        continue
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
+        log = folder / "worker.log"
+        command = command_of(worker, folder / "config.json")
+        with log.open("ab") as file, started(command, dict.fromkeys(THREADS, str(threads)), file) as process:
+            while process.poll() is None:
+                self.tell(name, latest_line(log))
+                try:
+                    process.wait(LOOK_EVERY)
+                except subprocess.TimeoutExpired:
+                    continue
 
 
 def latest_line(log: Path) -> str:

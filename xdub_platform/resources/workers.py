@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dagster as dg
 
@@ -120,7 +120,7 @@ class Workers(dg.ConfigurableResource):
             write_json(result_path, json.loads(finished.read_text(encoding="utf-8")))
         finished.unlink(missing_ok=True)
         write_json(config_path, resolved)
-        command = [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config_path)]
+        command = command_of(worker, config_path)
         together = name in TRAINED_TOGETHER and config.get("processes", 1) > 1
         threads = self.training_threads if name in ALONE or together else self.threads
         status = self._launch(context, command, log_path, threads)
@@ -135,22 +135,33 @@ class Workers(dg.ConfigurableResource):
         session = _quiet_session(context)
         threads = dict.fromkeys(THREADS, str(count))
         with session as pipes, log_path.open("ab") as log:
-            parent = {PARENT: str(os.getpid())}
-            environment = {**os.environ, **threads, **parent, **pipes.get_bootstrap_env_vars()}
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # the worker's own children can then be ended with it, see `guarded`
-            )
-            try:
+            environment = {**threads, **pipes.get_bootstrap_env_vars()}
+            with started(command, environment, log) as process:
                 return process.wait()
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
+
+
+def command_of(worker: str, config: Path) -> list[str]:
+    """What runs a module of `model_code.workers`."""
+    return [sys.executable, "-m", f"model_code.workers.{worker}", "--config", str(config)]
+
+
+@contextmanager
+def started(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does not outlive this one, nor the block; `environment` is added to ours."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, PARENT: str(os.getpid()), **environment},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # the worker's own children can then be ended with it, see `guarded`
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def work_folder(work_root: Path, asset: str, partition: str = "") -> Path:
