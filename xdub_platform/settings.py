@@ -246,16 +246,31 @@ class PhasesSettings(Config):
         shift=2.0,
     )
     editor: PhaseConfig = PhaseConfig(
-        phase="editor", steps=100, batch_size=16, cells=8, whole_from=0.93, learning_rate=2e-4, own_estimates=1.0
+        phase="editor",
+        steps=50,
+        batch_size=16,
+        cells=8,
+        whole_from=0.93,
+        learning_rate=2e-4,
+        warmup_steps=5,
+        own_estimates=1.0,
     )
     lip: PhaseConfig = PhaseConfig(
-        phase="lip", steps=12, shift=1.5, learning_rate=2e-4, own_estimates=1.0, sync_weight=0.05, lora=LoraConfig()
+        phase="lip",
+        steps=24,
+        shift=1.5,
+        learning_rate=1e-2,
+        warmup_steps=3,
+        own_estimates=1.0,
+        sync_weight=0.05,
+        lora=LoraConfig(),
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
         steps=12,
         shift=0.2,
-        learning_rate=2e-4,
+        learning_rate=3e-3,
+        warmup_steps=3,
         own_estimates=1.0,
         identity_weight=0.05,
         perceptual_weight=0.05,
@@ -320,8 +335,8 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "pairs": {"clip_fraction": 1.0, "rendered_per_shard": 32},
         "phases": {
             "generator": {"steps": 100},
-            "editor": {"steps": 400},
-            "lip": {"steps": 40},
+            "editor": {"steps": 400, "warmup_steps": 20},
+            "lip": {"steps": 120},
             "texture": {"steps": 40},
         },
         "benchmark": {"cases": 24},
