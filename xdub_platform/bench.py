@@ -10,7 +10,7 @@ from typing import Any
 
 from model_code.files import write_json
 from model_code.metrics.scores import load_records, summarise, verdicts
-from xdub_platform.chain import Status, Step
+from xdub_platform.chain import Step, why_broken
 from xdub_platform.platform import build_platform
 from xdub_platform.reporting import commit, machine
 from xdub_platform.running import run_chain
@@ -76,11 +76,10 @@ def _run(
     chosen = load_settings(profile=settings.profile, state_root=root, seed=seed, variants=tuple(variants))
     prepare(chosen)
     steps = run_chain(chosen, started_by="xdub bench", watch=watch)
-    failed = [step for step in steps if step.status is Status.FAILED]
+    broken = why_broken(steps)
     dataset = build_platform(chosen).store.get("benchmark_scores")
-    if failed or dataset is None:
-        why = "; ".join(f"{step.node}: {step.reason}" for step in failed)
-        raise RuntimeError(f"seed {seed} of the benchmark did not finish: {why or 'no scores'}")
+    if broken or dataset is None:
+        raise RuntimeError(f"seed {seed} of the benchmark did not finish: {broken or 'no scores'}")
     records.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(dataset.path / RECORDS, records.with_suffix(".part"))
     records.with_suffix(".part").replace(records)

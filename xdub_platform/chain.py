@@ -81,6 +81,16 @@ class Step:
     run_id: str | None = None
 
 
+def why_broken(steps: Sequence[Step]) -> str | None:
+    """One line on the steps that broke; a shard without pairs because a gate refused its clips is the chain at work."""
+    broken = [step for step in steps if step.status is Status.FAILED]
+    broken += [step for step in steps if step.status is Status.BLOCKED and step.node.partition is None]
+    if not broken:
+        return None
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    return f"{broken[0].node} {broken[0].status}: {broken[0].reason}{more}"
+
+
 Submit = Callable[[Node, dict[str, str], str], "Future[Step]"]
 """Starts the run of a node with tags and under a run id."""
 

@@ -14,9 +14,6 @@ from model_code.errors import InputError
 from xdub_platform.logs import log_as_told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from xdub_platform.chain import Step
     from xdub_platform.settings import Settings
 
 app = typer.Typer(
@@ -64,7 +61,7 @@ def _database_is_away(error: BaseException | None) -> bool:
 @app.command()
 def demo(profile: Profile = None) -> None:
     """Run the whole chain on a procedural corpus, and write the report."""
-    from xdub_platform.chain import Status
+    from xdub_platform.chain import why_broken
     from xdub_platform.console import Progress, show_scores, show_steps
     from xdub_platform.demo import prepare_corpus, write_demo_report
     from xdub_platform.running import run_chain
@@ -78,8 +75,7 @@ def demo(profile: Profile = None) -> None:
     show_steps(steps, seconds)
     page = write_demo_report(settings, steps, seconds)
     show_scores(settings, page)
-    # A shard that its gate refuses is the chain at work; what ends it is a step that broke or no scores.
-    if any(step.status in (Status.FAILED, Status.BLOCKED) for step in steps if step.node.partition is None):
+    if why_broken(steps):
         raise typer.Exit(1)
 
 
@@ -89,6 +85,7 @@ def ingest(
     profile: Profile = None,
 ) -> None:
     """Drop footage into the incoming folder and take it in as new shards of clips."""
+    from xdub_platform.chain import why_broken
     from xdub_platform.console import Progress, show_quarantine, show_steps
     from xdub_platform.demo import drop
     from xdub_platform.running import run_chain
@@ -102,7 +99,7 @@ def ingest(
         )
     show_steps(steps, time.monotonic() - started)
     show_quarantine(settings, steps)
-    if not _all_good(steps):
+    if why_broken(steps):
         raise typer.Exit(1)
 
 
@@ -128,6 +125,7 @@ def run(
     profile: Profile = None,
 ) -> None:
     """Make everything selected that is stale."""
+    from xdub_platform.chain import why_broken
     from xdub_platform.console import Progress, show_plan, show_steps
     from xdub_platform.instance import open_instance
     from xdub_platform.running import chain_planner, run_chain, take_in
@@ -146,7 +144,7 @@ def run(
         from xdub_platform.receipts import write_receipt
 
         write_receipt(settings, steps, receipt)
-    if not _all_good(steps):
+    if why_broken(steps):
         raise typer.Exit(1)
 
 
@@ -434,10 +432,3 @@ def _settings(profile: str | None) -> Settings:
     from xdub_platform.settings import load_settings
 
     return load_settings(profile=profile) if profile else load_settings()
-
-
-def _all_good(steps: Sequence[Step]) -> bool:
-    """Nothing broke; what a gate refused is a result, and told in the table."""
-    from xdub_platform.chain import Status
-
-    return all(step.status not in (Status.FAILED, Status.BLOCKED) for step in steps)

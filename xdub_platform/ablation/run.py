@@ -18,7 +18,7 @@ from model_code.report.ablations import AblatedRow, AblationResult, write_ablati
 from xdub_platform.ablation.orderings import ORDERINGS
 from xdub_platform.ablation.rows import ROWS, TABLES, Row
 from xdub_platform.ablation.stages import JobFailed, Stages, changed
-from xdub_platform.chain import Node, Status, Step
+from xdub_platform.chain import Node, Status, Step, why_broken
 from xdub_platform.locks import held
 from xdub_platform.platform import build_platform
 from xdub_platform.reporting import commit, machine
@@ -164,9 +164,8 @@ def make_chain(settings: Settings, prepare: Callable[[Settings], None], watch: W
     """
     prepare(settings)
     steps = run_chain(settings, selection=UP_TO_PAIRS, started_by="xdub ablate", watch=watch)
-    failed = [f"{step.node}: {step.reason}" for step in steps if step.status is Status.FAILED]
-    if failed:
-        raise RuntimeError(f"the chain in {settings.state_root} did not come to its pairs: {'; '.join(failed)}")
+    if broken := why_broken(steps):
+        raise RuntimeError(f"the chain in {settings.state_root} did not come to its pairs: {broken}")
 
 
 def gathered(

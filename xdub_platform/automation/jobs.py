@@ -12,7 +12,7 @@ from xdub_platform import pictures
 from xdub_platform.automation.footage import unmade_shards
 from xdub_platform.automation.freshness import RETRAINED
 from xdub_platform.automation.origin import origin
-from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step
+from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step, why_broken
 from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.links import file_link
 from xdub_platform.platform import Platform
@@ -105,16 +105,6 @@ def steps_table(steps: Sequence[Step]) -> dg.TableMetadataValue | dg.TextMetadat
         ],
         limit=500,
     )
-
-
-def why_broken(steps: Sequence[Step]) -> str | None:
-    """One line on the steps that broke; a shard without pairs because a gate refused its clips is the chain at work."""
-    broken = [step for step in steps if step.status is Status.FAILED]
-    broken += [step for step in steps if step.status is Status.BLOCKED and step.node.partition is None]
-    if not broken:
-        return None
-    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-    return f"{broken[0].node} {broken[0].status}: {broken[0].reason}{more}"
 
 
 def write_report(

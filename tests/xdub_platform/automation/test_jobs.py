@@ -14,9 +14,9 @@ from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
 from model_code.errors import InputError
-from xdub_platform.automation.jobs import full_chain, retrain, take_in_footage, why_broken
+from xdub_platform.automation.jobs import full_chain, retrain, take_in_footage
 from xdub_platform.automation.origin import AttributedRunCoordinator
-from xdub_platform.chain import KIND_TAG, MAKE, PLAN_TAG, STARTED_BY_TAG, Node, Planner, Rules, Status, Step
+from xdub_platform.chain import KIND_TAG, MAKE, PLAN_TAG, STARTED_BY_TAG, Node, Planner, Rules, Status, Step, why_broken
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.running import HELD, exclusive, rules
