@@ -13,7 +13,7 @@ from assets.training import phase_config, training_inputs
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
-VERSION = "1"
+VERSION = "2"
 
 
 def config(settings: Settings) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def stepper(scale: Scale, name: PhaseName) -> Callable[[], None]:
 def predicted_flops(scale: Scale, name: PhaseName) -> float:
     """Of a step of the whole batch."""
     cost = codec_cost(CHANNELS, CROP)
-    return scale.batch * step_flops(scale.phase(name), scale.transformer(name), CROP, cost)[0]
+    return scale.batch * step_flops(scale.phase(name), scale.transformer(name), FlowConfig(), CROP, cost)[0]
 
 
 def kept(scale: Scale, name: PhaseName, checkpointing: bool = False) -> int:

@@ -336,8 +336,9 @@ class PhaseConfig(Config):
             "1e-5; experts 5e-6",
             "tens of steps: generator 3e-4, editor 2e-4, lip expert 1e-2, texture expert 3e-3",
             "lip expert on the demo's editor: 12 steps at 2e-4 change nothing; at 1e-2 30 steps give opening 0.80 to "
-            "0.81, lips +0.08 dB, 60 steps 0.82, width 0.54 to 0.57, leak 0.34 to 0.31, lips +0.05 dB. Texture expert: "
-            "40 steps at 1e-2 leak 0.31, but lips -0.1 dB and the perceptual distance 4 % up",
+            "0.81, lips +0.08 dB, 60 steps 0.82, width 0.54 to 0.57, leak 0.34 to 0.31, lips +0.05 dB. Texture expert, "
+            "on top of it: 12 steps at 3e-3 lips +0.13 dB, perceptual distance -3 %, leak +0.05; at 1e-2 +0.22 dB and "
+            "+0.10",
         ),
     )
     warmup_steps: int = 20
@@ -393,12 +394,15 @@ class PhaseConfig(Config):
     audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
     own_estimates: float = Field(
         0.0,
-        description="Share of samples that are noised from the model's own estimate at t = 1; prediction x only.",
+        description="Share of samples that are noised from the model's own estimate: its first step's, or that of all steps "
+        "before an expert's window; prediction x.",
         json_schema_extra=deviation(
             "0",
             "0.5 for the base, 1 for editor and experts: a weak model's first estimate has a soft mouth, which is what "
             "its later steps have to improve; true ones, a little noised, leave nothing to learn",
-            "base, 750 steps on, five unguided steps on 10 held-out heads: opening 0.38 to 0.42, lips +1.8 to +2.0 dB",
+            "base, 750 steps on, five unguided steps on 10 held-out heads: opening 0.38 to 0.42, lips +1.8 to +2.0 dB. "
+            "Texture expert, 30 steps on the demo's editor: from three steps' estimates lips +0.3 dB, perceptual "
+            "distance -5 %, leak +0.12; from the first one's lips -0.05 dB, perceptual distance +1 %, leak -0.02",
         ),
     )
     reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")

@@ -25,6 +25,18 @@ def sampling_times(flow: FlowConfig) -> Tensor:
     return times[times <= flow.start_from]
 
 
+def expert_windows(flow: FlowConfig) -> Windows:
+    """Times in which each expert acts."""
+    return {"lip": flow.lip_window, "texture": flow.texture_window}
+
+
+def estimate_times(phase: str, flow: FlowConfig) -> list[float]:
+    """Times of the steps whose estimate a phase's model is shown: the first one; all before an expert's window."""
+    _, last = expert_windows(flow).get(phase, (0.0, 1.0))
+    first, *later = sigmas(flow.sampling_steps, flow.sampling_shift).tolist()
+    return [first, *(t for t in later if t > last)]
+
+
 def experts_by_step(times: Tensor | Sequence[float], windows: Windows) -> list[tuple[str, ...]]:
     """The experts of each step of `times` (as from `sigmas`): those whose closed window holds the step's start."""
     starts = [float(t) for t in times][:-1]

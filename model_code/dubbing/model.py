@@ -27,7 +27,7 @@ from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Config, FlowConfig
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
-from model_code.diffusion.schedule import experts_by_step, sampling_times
+from model_code.diffusion.schedule import expert_windows, experts_by_step, sampling_times
 from model_code.dubbing.color import match_color
 from model_code.dubbing.longform import Stitcher, windows
 from model_code.dubbing.noise import noisiness
@@ -279,7 +279,7 @@ class DubbingPipelineModel:
 
     @property
     def _windows(self) -> Mapping[str, tuple[float, float]]:
-        every = {"lip": self.config.flow.lip_window, "texture": self.config.flow.texture_window}
+        every = expert_windows(self.config.flow)
         return {name: every[name] for name in self.config.experts}
 
     def _use_experts(self, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from model_code.config import (
     TransformerConfig,
 )
 from model_code.diffusion.guidance import Guidance
-from model_code.diffusion.schedule import sigmas
+from model_code.diffusion.schedule import estimate_times, sigmas
 from model_code.dubbing.longform import windows
 from model_code.planning import networks
 from model_code.planning.accelerators import Accelerator, Precision, find_accelerator
@@ -195,16 +195,19 @@ def phase_samples(
     return [part for part in parts if part[0] > 0]
 
 
-def step_flops(phase: PhaseConfig, config: TransformerConfig, crop_size: int, codec: CodecCost) -> tuple[float, float]:
+def step_flops(
+    phase: PhaseConfig, config: TransformerConfig, flow: FlowConfig, crop_size: int, codec: CodecCost
+) -> tuple[float, float]:
     """(FLOPs of one sample's share of a step, of them those of the blocks' forward pass), the mean over all steps."""
     total = blocks = 0.0
+    estimates = phase.own_estimates * len(estimate_times(phase.phase, flow))
     silent_share = phase.silence_probability if phase.phase == "texture" else 0.0
     for share, sample in phase_samples(phase, config, crop_size, codec.spatial):
         silent = Sample(**{**vars(sample), "audio": False})
         for part, seen in ((share * (1 - silent_share), sample), (share * silent_share, silent)):
             total += part * training_flops(config, seen, phase.lora)
             blocks += part * block_flops(config, seen)
-        total += share * phase.own_estimates * forward_flops(config, sample)
+        total += share * estimates * forward_flops(config, sample)
     return total + _pixel_flops(phase, crop_size, codec), blocks
 
 
@@ -296,7 +299,7 @@ class _Work:
     def training(self, phase: PhaseConfig, checkpointing: bool) -> Stage:
         """All steps of a phase."""
         config = _transformer(self.recipe, phase)
-        each, blocks = step_flops(phase, config, self.recipe.media.crop_size, self.codec)
+        each, blocks = step_flops(phase, config, self.recipe.flow, self.recipe.media.crop_size, self.codec)
         count = phase.steps * phase.batch_size
         precision = self.assumptions.precision or phase.precision
         stage = self.stage(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from model_code.backbones.codec import TEMPORAL_FACTOR, LatentCodec
 from model_code.config import FlowConfig, PhaseConfig
 from model_code.diffusion.flow import add_noise, clipped_estimate, sample_timesteps, to_velocity, velocity_target
+from model_code.diffusion.schedule import estimate_times
 from model_code.errors import InputError
 from model_code.seeding import rng_for
 from model_code.training.data import Batch, TrainingSet, latent_length
@@ -157,21 +158,25 @@ class Phase:
     def from_own_estimates(self, model: nn.Module, batch: Batch, inputs: ModelInputs, parts: int = 1) -> ModelInputs:
         """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias).
 
-        Silent steps too see what was made with sound: sampling never shows them anything else. Each of the parts
-        that the batch is shared out in asks the model about as many samples: where processes share the weights too,
-        none can do alone.
+        An expert is shown what all steps before its window make: it is not to do their work once more. Silent steps
+        too see what was made with sound: sampling never shows them anything else. Each of the parts that the batch is
+        shared out in asks the model about as many samples: where processes share the weights too, none can do alone.
         """
         count = math.ceil(self._own_count(len(batch.target) * parts) / parts)
         if not count:
             return inputs
-        learned, noise = inputs.learned[:count], inputs.noise[:count]
+        target, learned, noise = batch.target[:count], inputs.learned[:count], inputs.noise[:count]
         known = inputs.latents[:, : inputs.latents.shape[1] - inputs.noisy.shape[1]]
-        latents = torch.cat([known[:count], add_noise(batch.target[:count], noise, learned)], dim=1)
         audio = (batch.audio if inputs.audio is None else inputs.audio)[:count]
-        with torch.no_grad(), without_adapters(model):
-            estimate = model(latents, learned, inputs.reference[:count], audio, self.words(latents), place=batch.place)
         own = (inputs.own[:count, None] & learned.bool())[:, None, :, None, None]
-        clean = torch.where(own, estimate, batch.target[:count])
+        clean = target
+        with torch.no_grad(), without_adapters(model):
+            for time in estimate_times(self.config.phase, self.flow):
+                latents = torch.cat([known[:count], add_noise(clean, noise, time * learned)], dim=1)
+                estimate = model(
+                    latents, time * learned, inputs.reference[:count], audio, self.words(latents), place=batch.place
+                )
+                clean = torch.where(own, estimate, target)
         noisy = torch.cat([add_noise(clean, noise, inputs.timestep[:count]), inputs.noisy[count:]])
         return replace(inputs, latents=torch.cat([known, noisy], dim=1), noisy=noisy)
 

@@ -13,6 +13,7 @@ from model_code.config import FlowConfig, LoraConfig, PhaseConfig, TransformerCo
 from model_code.diffusion.flow import add_noise
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
+from model_code.diffusion.schedule import sampling_times
 from model_code.errors import InputError
 from model_code.training.data import Batch
 from model_code.training.losses import region_weights, velocity_loss
@@ -248,6 +249,25 @@ def test_what_sampling_shows_first_is_what_own_estimates_show() -> None:
         noise_scale=strategy.flow.noise_scale,
     )
     assert torch.allclose(shown[1], trained, atol=1e-6)
+
+
+def test_an_expert_is_shown_what_all_steps_before_its_window_make() -> None:
+    """Five steps at shift 0.6: one before the lip expert acts, three before the texture expert does."""
+    data, seen = batch(), {}
+    for name in ("editor", "lip", "texture"):
+        strategy, model, times = phase(name, motion_drop=0.0, own_estimates=1.0), Recorder(), []
+        model.register_forward_hook(lambda model, given, said, times=times: times.append(model.timestep[0].tolist()))
+        plain = strategy.inputs(data, generator(), with_context=False)
+        inputs = strategy.from_own_estimates(model, data, plain)
+        seen[name] = [round(max(step), 3) for step in times]
+        assert all(step[:2] == [0.0, 0.0] for step in times)
+        assert torch.equal(inputs.noisy[:, :, :2], data.target[:, :, :2])
+    assert seen == {"editor": [1.0], "lip": [1.0], "texture": [1.0, 0.706, 0.474]}
+    # Half of the noise, half of what that leaves at 0.706, half of what that leaves at 0.474.
+    noise, t, estimate = plain.noise, plain.t[:, None, None, None, None], 1.0
+    for time in sampling_times(strategy.flow)[:3].tolist():
+        estimate = 0.5 * ((1 - time) * estimate + time)
+    assert torch.allclose(inputs.noisy[:, :, 2:], (((1 - t) * estimate + t) * noise)[:, :, 2:], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lip", "texture"])

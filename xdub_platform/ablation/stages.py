@@ -13,6 +13,7 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import assets.benchmark_scores
@@ -33,9 +34,9 @@ from xdub_platform.resources.workers import command_of, started
 from xdub_platform.settings import Settings
 
 VERSION = "1"
-"""Part of every job's name: raise it when the meaning of a row changes without its settings."""
+"""Part of every score's name: raise it when the meaning of a row changes without its settings."""
 LOOK_EVERY = 2.0
-EXPERT_PHASES = {"lip": assets.lip_expert.config, "texture": assets.texture_expert.config}
+EXPERTS = {"lip": assets.lip_expert, "texture": assets.texture_expert}
 Tell = Callable[[str, str], None]
 """Told (job, its worker's latest line)."""
 Result = dict[str, Any]
@@ -94,7 +95,8 @@ class Stages:
         cases = assets.benchmark_scores.config(self.settings)
         deciding = {**asked, **{name: cases[name] for name in ("benchmark", "corpus", "media", "backbones", "base")}}
         inputs = {"transformer": model, "syncnet": syncnet, **experts}
-        name = self._name(f"score-{row.name}", deciding, inputs)
+        code = f"{VERSION} {assets.benchmark_scores.VERSION}"
+        name = self._name(f"score-{row.name}", code, deciding, inputs)
         where = {
             "row": row.name,
             "version": name,
@@ -130,25 +132,24 @@ class Stages:
         return DubberConfig.model_validate(values)
 
     def _generator(self, settings: Settings) -> Dataset:
-        config = assets.generator.config(settings)
-        if config == assets.generator.config(self.settings):
+        if assets.generator.config(settings) == assets.generator.config(self.settings):
             return committed(self.platform.store, "generator")
-        return self._trained("generator", config, {}, shards=self._clips())
+        return self._trained("generator", assets.generator, settings, {}, shards=self._clips())
 
     def _editor(self, settings: Settings) -> Dataset:
         start = {"init": committed(self.platform.store, "generator")}
-        return self._trained("editor", assets.editor.config(settings), start, pairs=self._pairs(settings))
+        return self._trained("editor", assets.editor, settings, start, pairs=self._pairs(settings))
 
     def _expert(self, name: str, settings: Settings, model: Dataset) -> Dataset:
-        store, config = self.platform.store, EXPERT_PHASES[name](settings)
+        store, asset = self.platform.store, EXPERTS[name]
         if name == "lip":
             teacher = {"syncnet": accepted(store, "syncnet")}
         else:
             teacher = {"identity": committed(store, "identity_encoder")}
         models = {"init": model, **teacher}
-        if config["phase"]["inpaints"]:
-            return self._trained(name, config, models, shards=self._clips())
-        return self._trained(name, config, models, pairs=self._pairs(settings))
+        if getattr(settings.phases, name).inpaints:
+            return self._trained(name, asset, settings, models, shards=self._clips())
+        return self._trained(name, asset, settings, models, pairs=self._pairs(settings))
 
     def _clips(self) -> list[Dataset]:
         return accepted_shards(self.platform.store, "clips")
@@ -159,20 +160,22 @@ class Stages:
     def _trained(
         self,
         stage: str,
-        config: dict[str, Any],
+        asset: ModuleType,
+        settings: Settings,
         models: Mapping[str, Dataset],
         *,
         shards: Sequence[Dataset] = (),
         pairs: Sequence[Dataset] = (),
     ) -> Dataset:
+        config = asset.config(settings)
         read = {dataset.name: dataset for dataset in (*shards, *pairs)}
-        name = self._name(stage, config, {**read, **models})
+        name = self._name(stage, asset.VERSION, config, {**read, **models})
         self._made(name, "train", training_inputs(self.platform, config, shards=shards, pairs=pairs, **models))
         return Dataset(name, self.folder / name / "output", name, 0, 0)
 
-    def _name(self, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Dataset]) -> str:
+    def _name(self, stage: str, code: str, config: Mapping[str, Any], inputs: Mapping[str, Dataset]) -> str:
         versions = {name: dataset.version for name, dataset in inputs.items()}
-        text = json.dumps([VERSION, config, versions], sort_keys=True, default=str)
+        text = json.dumps([code, config, versions], sort_keys=True, default=str)
         return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _made(self, name: str, worker: str, config: Mapping[str, Any]) -> Result:
