@@ -394,8 +394,8 @@ class PhaseConfig(Config):
     audio_drop: float = Field(0.1, description="Probability of zeroed audio features, for guidance.")
     own_estimates: float = Field(
         0.0,
-        description="Share of samples that are noised from the model's own estimate: its first step's, or that of all steps "
-        "before an expert's window; prediction x.",
+        description="Share of samples that are noised from the model's own estimate: of its first step, or of all "
+        "steps before an expert's window; prediction x.",
         json_schema_extra=deviation(
             "0",
             "0.5 for the base, 1 for editor and experts: a weak model's first estimate has a soft mouth, which is what "
