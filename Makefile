@@ -38,6 +38,7 @@ pretrain: .venv/.installed  ## train the shipped base again (hours on two cores)
 bench: .venv/.installed  ## three seeds of the full embedded settings, then the benchmarks
 	$(BIN)/xdub bench
 	$(BIN)/python -m benchmarks.released_step  # our denoiser against the released design and diffusers' Wan
+	$(BIN)/python -m benchmarks.sequence  # a step by one process, and shared out among two
 	$(BIN)/python -m benchmarks.training_step  # a training step against the machine's matrix product
 	$(BIN)/python -m benchmarks.long_dub  # ten minutes of video take the memory of one
 	$(BIN)/python -m benchmarks.kills  # ten SIGKILLs at random moments of a small chain end with the same scores

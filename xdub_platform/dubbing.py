@@ -22,6 +22,7 @@ from xdub_platform.settings import Settings
 if TYPE_CHECKING:
     from model_code.dubbing.dub import DubReport
     from model_code.dubbing.listener import Listener
+    from model_code.dubbing.sampling import Crew
     from model_code.dubbing.who import Progress
 
 
@@ -54,18 +55,23 @@ class RegisteredDubber:
         version: Number or ``@alias``.
         device: Where the networks go.
         features: Folder in which a published audio encoder's features are kept; None: nothing stays.
+        crew: Processes that sample with this one, for this dubber alone from now on; None: there are none.
 
     Raises:
-        InputError: There is no such version, or it is damaged.
+        InputError: There is no such version, it is damaged, or has heads for another number of processes.
     """
 
-    def __init__(self, platform: Platform, version: str, device: str, features: Path | None = None) -> None:
+    def __init__(
+        self, platform: Platform, version: str, device: str, features: Path | None = None, crew: Crew | None = None
+    ) -> None:
         from model_code import base
         from model_code.dubbing.model import DubbingPipelineModel
 
         with TemporaryDirectory() as scratch:
             folder, self.version = registered(platform, version, Path(scratch))
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
+            if crew is not None:
+                self._model.sample_with(crew, folder)
         self._landmarker = base.load("landmarker")
         self._platform, self._features = platform, features
         self._listens: tuple[str, Listener] | None = None
@@ -138,9 +144,14 @@ def dub_with_registered(
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    features = settings.features
-    dubber = RegisteredDubber(build_platform(settings), version, settings.processes.device, features)
-    with Bars(console=Console(stderr=True)) as bars:
+    from model_code.dubbing.crew import sampling_crew
+
+    features, device = settings.features, settings.processes.device
+    with (
+        sampling_crew(settings.processes.sampling_processes, device) as crew,
+        Bars(console=Console(stderr=True)) as bars,
+    ):
+        dubber = RegisteredDubber(build_platform(settings), version, device, features, crew)
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:

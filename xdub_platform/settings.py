@@ -83,6 +83,12 @@ class ProcessSettings(Config):
     sharding: Sharding = Field(
         "replicated", description="replicated: each has the weights (DDP); sharded: only its part of them (FSDP)."
     )
+    sampling_processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that sample each window of `xdub dub` and `xdub serve` together, each with its part of "
+        "every frame's tokens (a divisor of the transformer's heads); on cuda each takes an accelerator of its own.",
+    )
     parallel_runs: int = Field(2, ge=1, description="Independent runs the planner keeps going at once.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of training and sampling.")
     launcher: Literal["local", "kubernetes"] = Field(
@@ -459,6 +465,16 @@ class Settings(BaseSettings):
                         f"kubernetes.gpus.{asset} {given} is less than processes.training_processes {wanted}: "
                         "raise one or lower the other"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def one_crew(self) -> Self:
+        """Processes that sample together take the first accelerators, so that there can be one worker of them."""
+        if self.processes.sampling_processes > 1 and self.serving.devices:
+            raise ValueError(
+                f"serving.devices {list(self.serving.devices)} with processes.sampling_processes "
+                f"{self.processes.sampling_processes}: leave the devices empty, or let one process sample"
+            )
         return self
 
     def model_post_init(self, context: Any) -> None:

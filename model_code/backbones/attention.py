@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_code.backbones.split import Split
+
 EPS = 1e-6
 KeysValues = tuple[Tensor, Tensor]
 """Keys, normed and rotated, and values of one attention: (B,heads,tokens,head_dim) each."""
@@ -122,6 +124,7 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         before: KeysValues | None = None,
         alone: int = 0,
+        split: Split | None = None,
     ) -> Tensor:
         """Attention of x (B,N,dim); same shape back.
 
@@ -131,17 +134,22 @@ class Attention(nn.Module):
             rotary: Tables for N tokens.
             before: Keys and values of further tokens that are looked at, before x's own.
             alone: So many first tokens of x look at one another only; the rest look at all.
+            split: x is this process's part of the sequence; `alone` counts in the whole of it, and `before` holds all
+                tokens of this process's heads.
         """
         q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
         q = (q if rotary is None else rotate(q, rotary)).transpose(1, 2)
         k, v = context if isinstance(context, tuple) else self.keys_values(x if context is None else context, rotary)
+        if split is not None:
+            q, k, v = split.to_heads((q, k, v))
         if before is not None:
             k, v = (torch.cat([early, late], dim=2) for early, late in zip(before, (k, v), strict=True))
         parts = [F.scaled_dot_product_attention(q[:, :, alone:], k, v)]
         if alone:
             parts.insert(0, F.scaled_dot_product_attention(q[:, :, :alone], k[:, :, :alone], v[:, :, :alone]))
-        mixed = [part.transpose(1, 2).flatten(2) for part in parts]
-        return self.o(torch.cat(mixed, dim=1) if alone else mixed[0])
+        mixed = [part.transpose(1, 2) for part in parts]
+        joined = torch.cat(mixed, dim=1) if alone else mixed[0]
+        return self.o((joined if split is None else split.to_tokens(joined)).flatten(2))
 
 
 class _GEGLU(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model_code.backbones.attention import EPS, Attention, KeysValues, modulate
+from model_code.backbones.split import Split
 
 
 class DubbingBlock(nn.Module):
@@ -40,21 +41,31 @@ class DubbingBlock(nn.Module):
         """(B,frames,6 or 9,dim) projected time -> shift, scale, gate of self-attention, FFN, spatial attention."""
         return (self.modulation.to(time.dtype)[:, None] + time)[..., None, :].unbind(2)
 
-    def _within_frames(self, x: Tensor, modulation: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def _within_frames(
+        self, x: Tensor, modulation: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor], split: Split | None
+    ) -> Tensor:
         """Spatial attention. Any frame's rotary table will do: what its tokens share cancels between them."""
         if self.spatial_attn is None:
             return x
         shift, scale, gate = modulation[6:]
         tokens = x.shape[2]
         hidden = modulate(x, shift, scale).flatten(0, 1)
-        hidden = self.spatial_attn(hidden, rotary=(rotary[0][:tokens], rotary[1][:tokens]))
+        hidden = self.spatial_attn(hidden, rotary=(rotary[0][:tokens], rotary[1][:tokens]), split=split)
         return torch.addcmul(x, hidden.unflatten(0, x.shape[:2]), gate)
 
-    def reference_keys(self, x: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor]) -> KeysValues:
-        """What target tokens see of reference tokens x (B,frames,tokens,dim) that look at one another only."""
+    def reference_keys(
+        self, x: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor], split: Split | None = None
+    ) -> KeysValues:
+        """What target tokens see of reference tokens x (B,frames,tokens,dim) that look at one another only.
+
+        With `split`, of all tokens in this process's heads.
+        """
         modulation = self.modulations(time)
-        x = self._within_frames(x, modulation, rotary)
-        return self.self_attn.keys_values(modulate(x, *modulation[:2]).flatten(1, 2), rotary)
+        x = self._within_frames(x, modulation, rotary, split)
+        k, v = self.self_attn.keys_values(modulate(x, *modulation[:2]).flatten(1, 2), rotary)
+        if split is not None:
+            k, v = split.to_heads((k, v))
+        return k, v
 
     def forward(
         self,
@@ -65,6 +76,7 @@ class DubbingBlock(nn.Module):
         text: Tensor | KeysValues | None,
         reference_frames: int,
         reference: KeysValues | None = None,
+        split: Split | None = None,
     ) -> Tensor:
         """One block.
 
@@ -76,13 +88,15 @@ class DubbingBlock(nn.Module):
             text: (B,words,dim), its keys and values, or None.
             reference_frames: How many of x's frames are the reference's.
             reference: From `reference_keys`, where x is the target alone.
+            split: x and the tables are this process's part of every frame's tokens.
         """
         batch, frames, tokens, _ = x.shape
         modulation = self.modulations(time)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:6]
-        x = self._within_frames(x, modulation, rotary)
-        alone = reference_frames * tokens if self.reference_alone else 0
-        hidden = self.self_attn(modulate(x, shift1, scale1).flatten(1, 2), rotary=rotary, before=reference, alone=alone)
+        x = self._within_frames(x, modulation, rotary, split)
+        alone = reference_frames * (tokens if split is None else split.tokens) if self.reference_alone else 0
+        hidden = modulate(x, shift1, scale1).flatten(1, 2)
+        hidden = self.self_attn(hidden, rotary=rotary, before=reference, alone=alone, split=split)
         x = torch.addcmul(x, hidden.unflatten(1, (frames, tokens)), gate1)
         beside, target = x[:, :reference_frames], x[:, reference_frames:]
         if self.cross_attn is not None and self.norm3 is not None and text is not None:

@@ -76,15 +76,22 @@ class StepReuse:
         """The next step runs the blocks."""
         self._last = None
 
-    def add(self, probe: Tensor, x: Tensor, blocks: Callable[[Tensor | None], Tensor]) -> Tensor:
+    def add(
+        self,
+        probe: Tensor,
+        x: Tensor,
+        blocks: Callable[[Tensor | None], Tensor],
+        agree: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """x with what the blocks add to it.
 
         Args:
             probe: (B,...) the first block's modulated input.
             x: (B,...) tokens before the blocks.
             blocks: Tokens after the blocks, of the given samples; None: of all.
+            agree: What several processes decide, from what this one would; None: it is alone.
         """
-        due = self._due(probe)
+        due = self._due(probe, agree)
         self.asked, self.ran = self.asked + len(due), self.ran + int(due.sum())
         if due.all():
             after = blocks(None)
@@ -95,7 +102,7 @@ class StepReuse:
             self._added[rows] = blocks(rows) - x[rows]
         return x + self._added
 
-    def _due(self, probe: Tensor) -> Tensor:
+    def _due(self, probe: Tensor, agree: Callable[[Tensor], Tensor] | None) -> Tensor:
         """(B,) whether a sample's blocks have to run."""
         last, self._last = self._last, probe
         if last is None:
@@ -105,5 +112,7 @@ class StepReuse:
             changed = (probe - last).abs().flatten(1).mean(1) / last.abs().flatten(1).mean(1)
             self._sum += changed.float()
             due = self._sum >= self.threshold
+            if agree is not None:
+                due = agree(due)
         self._sum[due] = 0
         return due

@@ -15,8 +15,10 @@ from model_code.backbones.attention import AudioProjection, modulate, rotary_tab
 from model_code.backbones.block import DubbingBlock, Head
 from model_code.backbones.refiner import LocalRefiner
 from model_code.backbones.reuse import Remembered, StepReuse, of_samples, seen_by
+from model_code.backbones.split import Split, check_heads
 from model_code.config import CompanionInput, ContextFill, ReferenceAttention, TransformerConfig
 from model_code.errors import InputError
+from model_code.team import Member
 
 
 def start_xavier(network: nn.Module) -> None:
@@ -113,6 +115,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             else None
         )
         self.gradient_checkpointing = False
+        self.member = Member()
         self._initialise()
 
     @classmethod
@@ -135,6 +138,25 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             nn.init.zeros_(cast(Tensor, fresh))
         if self.refiner is not None:
             self.refiner.start_closed()
+
+    def sample_with(self, own: Member) -> None:
+        """From now on the blocks' tokens are shared out among these processes, which must call this with equal inputs.
+
+        Every one of them gets all of the output. For sampling: nothing carries gradients from process to process.
+
+        Raises:
+            InputError: The heads cannot be shared out evenly.
+        """
+        check_heads(self.config["num_heads"], own)
+        self.member = own
+
+    def _split(self, x: Tensor) -> Split | None:
+        """How the tokens of x (B,frames,tokens,dim) are shared out."""
+        if self.member.size == 1:
+            return None
+        if torch.is_grad_enabled():
+            raise RuntimeError("a transformer whose tokens are shared out cannot be trained")
+        return Split(self.member, x.shape[2])
 
     def _embed(self, latents: Tensor, weight: Tensor) -> Tensor:
         """Patches (B,C,F,H,W) into tokens (B,F,tokens,dim) with the patch embedding's `weight` (or a slice of it)."""
@@ -221,10 +243,13 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         rotary, learned = self._tables(frames, height, width, place, beside=True)
         x = x if learned is None else x + learned
         _, time = self._time(reference.new_zeros(x.shape[:2]), None, x.dtype)
+        split = self._split(x)
+        if split is not None:
+            x, rotary = split.part(x, 2), split.table(rotary)
         seen = []
         for block in self.blocks:
-            seen.append(cast(DubbingBlock, block).reference_keys(x, time, rotary))
-            x = block(x, time, rotary, None, None, 0)
+            seen.append(cast(DubbingBlock, block).reference_keys(x, time, rotary, split))
+            x = block(x, time, rotary, None, None, 0, split=split)
         return Remembered(tuple(seen))
 
     def forward(
@@ -299,7 +324,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             x = run(None)
         else:
             shift, scale = cast(DubbingBlock, self.blocks[0]).modulations(time[:, beside:])[:2]
-            x = steps.add(modulate(x[:, beside:], shift, scale), x[:, beside:], run)
+            agree = self.member.leaders if self.member.size > 1 else None
+            x = steps.add(modulate(x[:, beside:], shift, scale), x[:, beside:], run, agree)
         embedded = embedded[:, beside:]
         output = self._unpatch(self.head(x, embedded), height, width)
         if self.config["residual"] and context:
@@ -320,6 +346,9 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         beside: int,
     ) -> Tensor:
         """All blocks; (B,beside+F,tokens,dim) -> (B,F,tokens,dim). Sound is (B*F,window,dim) or remembered."""
+        split = self._split(x)
+        if split is not None:
+            x, rotary = split.part(x, 2), split.table(rotary)
         for index, block in enumerate(self.blocks):
             sound, words, seen = (seen_by(index, each) for each in (audio, text, reference))
             if isinstance(sound, tuple):  # a frame's tokens hear that frame's sound
@@ -327,8 +356,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, beside, seen)
             else:
-                x = block(x, time, rotary, sound, words, beside, seen)
-        return x[:, beside:]
+                x = block(x, time, rotary, sound, words, beside, seen, split)
+        return x[:, beside:] if split is None else split.whole(x[:, beside:])
 
 
 def linear_gain(t: Tensor, noise: float) -> Tensor:

@@ -20,8 +20,9 @@ from model_code.dubbing.listener import Listener
 from model_code.dubbing.longform import runs
 from model_code.dubbing.paste import paste
 from model_code.dubbing.plan import DubPlan, plan_dub
+from model_code.dubbing.sampling import Beat
 from model_code.dubbing.strand import DubbedPart
-from model_code.dubbing.who import Progress, first, told
+from model_code.dubbing.who import Progress, Telling, first
 from model_code.errors import InputError
 from model_code.faces.crop import crop_yuv
 from model_code.faces.landmarker import Landmarker
@@ -43,8 +44,13 @@ NAMED = 5
 class DubbingModel(Protocol):
     """What `dub_file` needs of a model."""
 
-    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, seed: int) -> Iterator[DubbedPart]:
-        """Dubs `count` crops (S, S, 3) to 16 kHz sound, part by part; as many come back."""
+    def dub_stream(
+        self, frames: Iterable[U8], count: int, samples: Sound, seed: int, beat: Beat | None = None
+    ) -> Iterator[DubbedPart]:
+        """Dubs `count` crops (S, S, 3) to 16 kHz sound, part by part; as many come back.
+
+        `beat` is called before every step of sampling; what it raises ends the dub.
+        """
         ...
 
 
@@ -111,7 +117,8 @@ def dub_file(
         seed: Of the model's noise.
         speaker: Which face, counted from the left in every shot; a shot that never shows so many is left alone. A
             listener: in every shot the one whose lips fit the video's own sound best. None: the largest.
-        progress: Told (stage, done, in all); what it raises ends the dub and leaves nothing.
+        progress: Told (stage, done, in all) at every frame and at every step of sampling; what it raises ends the dub
+            and leaves nothing.
 
     Raises:
         InputError: Files that cannot be used, or no such face in any frame.
@@ -129,8 +136,9 @@ def dub_file(
         count = len(plan.source)
         silent, done = Path(folder) / "silent.mp4", Path(folder) / "done.mp4"
         noisy: list[NoisyWindow] = []
-        shown = told(dubbed_frames(video, plan, sound, model, config, seed, noisy), count, "dub", progress)
-        write_video(silent, shown, config.fps, crf=CRF)
+        telling = Telling(count, "dub", progress)
+        frames = dubbed_frames(video, plan, sound, model, config, seed, noisy, telling.again)
+        write_video(silent, telling.each(frames), config.fps, crf=CRF)
         _mux(silent, Path(audio), done, comment)
         done.replace(out)
     notes = (*_notes(plan, config), *_noise_notes(noisy, config))
@@ -145,6 +153,7 @@ def dubbed_frames(
     config: MediaConfig,
     seed: int = 0,
     noisy: list[NoisyWindow] | None = None,
+    beat: Beat | None = None,
 ) -> Iterator[YuvFrame]:
     """The output's frames before encoding.
 
@@ -159,6 +168,7 @@ def dubbed_frames(
         config: Rates and limits.
         seed: Of the model's noise.
         noisy: Gets the windows that came out as noise.
+        beat: Called before every step of sampling; what it raises ends the dub.
     """
     noisy = [] if noisy is None else noisy
     with tempfile.TemporaryFile() as file:
@@ -169,7 +179,7 @@ def dubbed_frames(
                 return (spool[index] for index in plan.source.tolist())
             return first(stream_video(video, config), len(plan.source))
 
-        crops = _dubbed_crops(read(), plan, sound, model, config, seed, noisy)
+        crops = _dubbed_crops(read(), plan, sound, model, config, seed, noisy, beat)
         for index, frame in enumerate(read()):
             if plan.dubbed[index]:
                 source = plan.source[index]
@@ -186,6 +196,7 @@ def _dubbed_crops(
     config: MediaConfig,
     seed: int,
     noisy: list[NoisyWindow],
+    beat: Beat | None,
 ) -> Iterator[U8]:
     """Dubbed and colour-corrected crops of the frames that get one, in order."""
     step = config.sample_rate // config.fps
@@ -202,7 +213,7 @@ def _dubbed_crops(
                     return
 
         heard = Excerpt(sound, start * step, end * step)
-        for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start)):
+        for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start), beat):
             if part.retries or part.noise:
                 noisy.append(NoisyWindow(start + part.start, part.noise))
             if len(part.frames):

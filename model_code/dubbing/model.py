@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,12 +25,10 @@ from model_code.backbones.published_audio import CachedEncoder, JoinedEncoders, 
 from model_code.backbones.text import Prompts
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import Config, FlowConfig
-from model_code.diffusion.guidance import Guidance
-from model_code.diffusion.sampler import sample
-from model_code.diffusion.schedule import expert_windows, experts_by_step, sampling_times
 from model_code.dubbing.color import match_color
 from model_code.dubbing.longform import Stitcher, windows
 from model_code.dubbing.noise import noisiness
+from model_code.dubbing.sampling import Beat, Crew, WindowSampler
 from model_code.dubbing.strand import DubbedPart, DubItem, Reel, Strand
 from model_code.errors import InputError
 from model_code.files import write_json
@@ -112,9 +110,7 @@ class DubbingPipelineModel:
         self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
         self.transformer = transformer.eval()
         self.device = next(transformer.parameters()).device
-        self._active: tuple[str, ...] = ()
-        if config.experts:
-            self.transformer.disable_adapters()
+        self._sampler = WindowSampler(transformer, config.experts)
 
     def to(self, device: torch.device | str) -> DubbingPipelineModel:
         """Moves every network."""
@@ -126,7 +122,22 @@ class DubbingPipelineModel:
     def with_flow(self, flow: FlowConfig) -> DubbingPipelineModel:
         """The same networks with another sampler's settings."""
         config = self.config.model_copy(update={"flow": flow})
-        return DubbingPipelineModel(config, self.codec, self.audio_encoder, self.transformer, self.prompts)
+        made = DubbingPipelineModel(config, self.codec, self.audio_encoder, self.transformer, self.prompts)
+        made._sampler = self._sampler
+        return made
+
+    def sample_with(self, crew: Crew, folder: Path) -> None:
+        """Samples with these processes from now on. Any other model that did may be used no more.
+
+        Args:
+            crew: From `sampling_crew`.
+            folder: That this model was read from; no longer needed when this returns.
+
+        Raises:
+            InputError: The transformer's heads cannot be shared out among so many.
+        """
+        self._sampler.join(crew)
+        crew.load(self._sampler, folder, self.config.experts)
 
     def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
         """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""
@@ -157,21 +168,31 @@ class DubbingPipelineModel:
         return [np.concatenate(own) for own in parts]
 
     def dub_stream(
-        self, frames: Iterable[NDArray[np.uint8]], count: int, samples: Sound, seed: int
+        self,
+        frames: Iterable[NDArray[np.uint8]],
+        count: int,
+        samples: Sound,
+        seed: int,
+        beat: Beat | None = None,
     ) -> Iterator[DubbedPart]:
         """Dubs one clip of `count` crops (S, S, 3) as they come, in memory that does not grow with its length.
 
-        Only the sound's features stay whole, 13 kB a second of them.
+        Only the sound's features stay whole, 13 kB a second of them. `beat` is called before every step of sampling,
+        also of a window that is made again; what it raises ends the dub.
 
         Raises:
             InputError: As `dub_many`.
         """
-        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed)]):
+        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed)], beat=beat):
             yield part
 
     @torch.no_grad()
     def _in_windows(
-        self, items: Sequence[DubItem], batch_size: int = 1, progress: Callable[[int, int], None] | None = None
+        self,
+        items: Sequence[DubItem],
+        batch_size: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+        beat: Beat | None = None,
     ) -> Iterator[tuple[int, DubbedPart]]:
         """Number of the item and its next frames.
 
@@ -188,10 +209,11 @@ class DubbingPipelineModel:
             for begin in range(0, len(active), batch_size):
                 chosen = active[begin : begin + batch_size]
                 start = strands[chosen[0]].starts[index]
-                latents = self._window([strands[number] for number in chosen], start)
+                latents = self._window([strands[number] for number in chosen], start, beat=beat)
                 for number, made, video in zip(chosen, latents, self.codec.decode(latents), strict=True):
                     strand, source = strands[number], _part(strands[number].item.frames, start, length)
-                    window, own, retries, noise = self._without_noise(strand, source, start, to_frames(video), made)
+                    frames = to_frames(video)
+                    window, own, retries, noise = self._without_noise(strand, source, start, frames, made, beat)
                     if strand.joined is None:
                         fresh = window[overlap if index else 0 :]
                     else:
@@ -204,13 +226,19 @@ class DubbingPipelineModel:
                     progress(done, total)
 
     def _without_noise(
-        self, strand: Strand, source: NDArray[np.uint8], start: int, window: NDArray[np.uint8], latents: Tensor
+        self,
+        strand: Strand,
+        source: NDArray[np.uint8],
+        start: int,
+        window: NDArray[np.uint8],
+        latents: Tensor,
+        beat: Beat | None,
     ) -> tuple[NDArray[np.uint8], Tensor, int, bool]:
         """A window, made again while it looks like noise: the best frames, their latents, how often, whether still."""
         best, retries = (noisiness(window, source), window, latents), 0
         while best[0] > 1 and retries < self.config.noise_retries:
             retries += 1
-            again = self._window([strand], start, retries)
+            again = self._window([strand], start, retries, beat)
             frames = to_frames(self.codec.decode(again)[0])
             best = min(best, (noisiness(frames, source), frames, again[0]), key=lambda made: made[0])
         if retries:
@@ -230,7 +258,7 @@ class DubbingPipelineModel:
         joined = (Stitcher(latent_length(overlap)), self.codec.in_pieces()) if stitched else None
         return Strand(item, features, starts, joined)
 
-    def _window(self, strands: Sequence[Strand], start: int, retry: int = 0) -> Tensor:
+    def _window(self, strands: Sequence[Strand], start: int, retry: int = 0, beat: Beat | None = None) -> Tensor:
         """Clean latents (B,C,F,h,w) of the window from frame `start` of every strand; each retry has other noise."""
         config = self.config
         flow = config.flow if config.mode == "editor" else config.flow.for_generator
@@ -249,50 +277,21 @@ class DubbingPipelineModel:
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
         noise = torch.stack([self._noise(item.seed, start, length, retry) for item in items]).to(self.device)
-        times = sampling_times(flow)
-        experts = experts_by_step(times, self._windows)
         text, negative = (None, None) if self.prompts is None else self.prompts.batch(len(items), self.device)
-        latents = sample(
-            self.transformer,
-            noise,
-            reference=reference,
-            audio=torch.from_numpy(audio).to(self.device),
-            times=times,
-            guidance=Guidance.of(flow),
-            prediction=flow.prediction,
-            text=text,
-            negative=negative,
-            context=context,
-            motion=self._encode(motion) if motion else None,
-            noise_scale=flow.sampling_noise,
-            border=flow.border,
-            before_step=lambda step, _: self._use_experts(experts[step]),
-            remember=flow.remember,
-            step_reuse=flow.step_reuse,
-        )
-        self._use_experts(())
-        return latents
+        given = {
+            "noise": noise,
+            "reference": reference,
+            "audio": torch.from_numpy(audio).to(self.device),
+            "text": text,
+            "negative": negative,
+            "context": context,
+            "motion": self._encode(motion) if motion else None,
+        }
+        return self._sampler(flow, {name: value for name, value in given.items() if value is not None}, beat)
 
     @property
     def _audio_window(self) -> int:
         return int(self.transformer.config["audio_window"])
-
-    @property
-    def _windows(self) -> Mapping[str, tuple[float, float]]:
-        every = expert_windows(self.config.flow)
-        return {name: every[name] for name in self.config.experts}
-
-    def _use_experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Switches to these experts' adapters, whose parts add up, or to the plain transformer; who acts now."""
-        if not self.config.experts or names == self._active:
-            return self._active
-        if names:
-            self.transformer.set_adapter(list(names))
-            self.transformer.enable_adapters()
-        else:
-            self.transformer.disable_adapters()
-        self._active = names
-        return names
 
     def _encode(self, clips: Sequence[NDArray[np.uint8]]) -> Tensor:
         return self.codec.encode(torch.stack([to_network(clip) for clip in clips]).to(self.device))
@@ -359,9 +358,7 @@ class DubbingPipelineModel:
         config = read_config(folder)
         if experts is not None:
             config = config.model_copy(update={"experts": tuple(experts)})
-        transformer = load_transformer(folder / "transformer")
-        for name in config.experts:
-            add_expert(transformer, name, folder / "experts" / name)
+        transformer = read_transformer(folder, config.experts)
         codec = CODECS[config.codec].from_pretrained(folder / "codec")
         audio_encoder: SpeechEncoder = read_audio_encoder(folder / "audio_encoder")
         if features is not None and isinstance(audio_encoder, JoinedEncoders):
@@ -382,6 +379,14 @@ def read_config(folder: Path) -> DubberConfig:
     # A model keeps its ways: older ones took all of the noise.
     values["flow"] = {"noise_scale": 1.0, "temperature": 1.0, **values.get("flow", {})}
     return DubberConfig.model_validate(values)
+
+
+def read_transformer(folder: Path, experts: Sequence[str]) -> DubbingTransformer:
+    """The transformer of the dubber in `folder` with these experts' adapters, in evaluation mode."""
+    transformer = load_transformer(folder / "transformer")
+    for name in experts:
+        add_expert(transformer, name, folder / "experts" / name)
+    return transformer.eval()
 
 
 def save_transformer(transformer: DubbingTransformer, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:

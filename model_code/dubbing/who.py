@@ -126,12 +126,35 @@ def first(frames: Iterator[YuvFrame], count: int) -> Iterator[YuvFrame]:
         yield frame
 
 
+class Telling:
+    """Tells how far a stage is, so that whoever listens can also end the dub there by raising.
+
+    Args:
+        count: Frames in all.
+        stage: Its name.
+        progress: Who listens; None: nobody.
+    """
+
+    def __init__(self, count: int, stage: str, progress: Progress | None) -> None:
+        self._count, self._stage, self._progress = count, stage, progress
+        self._done = 0
+
+    def each(self, frames: Iterator[YuvFrame]) -> Iterator[YuvFrame]:
+        """The frames, each told of once it was used."""
+        for frame in frames:
+            yield frame
+            self._done += 1
+            self.again()
+
+    def again(self) -> None:
+        """Tells the same once more, where the next frame takes long."""
+        if self._progress is not None:
+            self._progress(self._stage, self._done, self._count)
+
+
 def told(frames: Iterator[YuvFrame], count: int, stage: str, progress: Progress | None) -> Iterator[YuvFrame]:
-    """Tells of every frame, so that whoever listens can also end the dub there by raising."""
-    for index, frame in enumerate(frames, 1):
-        yield frame
-        if progress is not None:
-            progress(stage, index, count)
+    """Tells of every frame."""
+    return Telling(count, stage, progress).each(frames)
 
 
 def _pass(frames: Iterator[YuvFrame]) -> None:

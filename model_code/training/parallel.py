@@ -7,17 +7,9 @@ tested anywhere.
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,48 +23,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model_code.config import Sharding
 from model_code.errors import InputError
-from model_code.lifetime import THREADS, die_with_parent
+from model_code.team import Member, started
 
-PATIENCE = timedelta(days=1)
-"""How long one process waits for another that lives."""
-PARTING = 10.0
-"""Seconds for the others to end, and for this process to notice that one has."""
-LOOK_EVERY = 0.5
-"""Seconds between two looks at whether the others live."""
-
-logger = logging.getLogger(__name__)
-_asking = threading.Lock()
 A = TypeVar("A")
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Team:
+class Team(Member):
     """This process's place among those that train together; alone by default.
 
     Attributes:
-        rank: 0 leads: it writes and reports.
-        size: How many train.
         sharding: Whether they share the weights out.
     """
 
-    rank: int = 0
-    size: int = 1
     sharding: Sharding = "replicated"
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes and reports."""
-        return self.rank == 0
 
     @property
     def part(self) -> slice:
         """This process's samples of a batch."""
         return slice(self.rank, None, self.size)
-
-    def device(self, kind: str) -> torch.device:
-        """Where this process trains: `cuda` means the accelerator of its number."""
-        return torch.device(kind, self.rank) if kind == "cuda" else torch.device(kind)
 
     def passes(self, count: int) -> list[slice]:
         """This process's samples of a batch, in so many passes."""
@@ -126,11 +96,6 @@ class Team:
         """Drops what a pass without gradients gathered: it would outlive a change of the weights."""
         if isinstance(called, FSDPModule):
             called.reshard()
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            dist.barrier()
 
     def collect(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors that may be shared out, one after another in one piece in the leader's memory; nothing elsewhere."""
@@ -194,129 +159,17 @@ def in_one_piece(model: M, build: Callable[[], M], own: Team) -> M:
 ALONE = Team()
 
 
-@contextmanager
 def team(
     size: int, sharding: Sharding, device: str, work: Callable[[A, Team], Any], argument: A, folder: Path
-) -> Iterator[Team]:
+) -> AbstractContextManager[Team]:
     """Starts the other processes, which do `work(argument, team)`, and gives this one's place.
-
-    They end with this process, and it fails with them.
 
     Args:
         size: How many processes train, this one included.
         sharding: Whether they share the weights out.
-        device: `cuda` gives each an accelerator of its own.
-        work: What the others do; importable by name.
+        device: As in `started`, as what follows.
+        work: What the others do.
         argument: Its first argument.
-        folder: Where they meet; made anew, and removed.
-
-    Raises:
-        InputError: There are fewer accelerators.
-        RuntimeError: Another process failed or was killed.
+        folder: Where they meet.
     """
-    if device == "cuda" and size > torch.cuda.device_count():
-        raise InputError(
-            f"{size} training processes for {torch.cuda.device_count()} accelerators",
-            "lower processes.training_processes; on Kubernetes, raise the asset's number in kubernetes.gpus instead",
-        )
-    if size == 1:
-        yield ALONE
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    members = [Team(rank, size, sharding) for rank in range(size)]
-    threads = max(1, torch.get_num_threads() // size)
-    torch.set_num_threads(threads)
-    os.environ.update(dict.fromkeys(THREADS, str(threads)))
-    others: list[SpawnProcess] = []
-    done = threading.Event()
-    try:
-        others += [_start(_join, threads, work, argument, member, device, folder) for member in members[1:]]
-        threading.Thread(target=_watch, args=(others, done), daemon=True).start()
-        with _joined(members[0], device, folder, lambda: _check(others)):
-            yield members[0]
-    except RuntimeError as error:
-        # A lost connection does not say why; that a process was lost does.
-        for other in others:
-            _status(other, PARTING)
-        lost = _lost(others)
-        if lost is None:
-            raise
-        raise RuntimeError(f"{lost}; the leading one: {error}") from error
-    else:
-        # What they were needed for is done, however they end.
-        for other in others:
-            _status(other, PARTING)
-    finally:
-        done.set()
-        for other in others:
-            other.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
-    process = get_context("spawn").Process(target=function, args=(os.getpid(), *arguments), daemon=True)
-    process.start()
-    return process
-
-
-def _join(
-    parent: int, threads: int, work: Callable[[A, Team], Any], argument: A, own: Team, device: str, folder: Path
-) -> None:
-    """What another process does from beginning to end."""
-    die_with_parent(parent)
-    torch.set_num_threads(threads)
-    with _joined(own, device, folder, lambda: None):
-        work(argument, own)
-
-
-@contextmanager
-def _joined(own: Team, device: str, folder: Path, check: Callable[[], None]) -> Iterator[None]:
-    """A member of the process group; `check` raises if the others are not going to come."""
-    if device == "cuda":
-        torch.cuda.set_device(own.device(device))
-    store = dist.FileStore(str(folder / "store"), own.size)
-    store.set(f"here {own.rank}", "yes")
-    while not store.check([f"here {rank}" for rank in range(own.size)]):
-        check()
-        time.sleep(0.05)
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def _watch(others: Sequence[SpawnProcess], done: threading.Event) -> None:
-    """Ends this process if another was lost and it does not notice: it may wait for that one in a library, for ever."""
-    while not done.wait(LOOK_EVERY):
-        lost = _lost(others)
-        if lost and not done.wait(PARTING):
-            logger.error("%s", lost)
-            os._exit(1)
-
-
-def _status(other: SpawnProcess, patience: float = 0.0) -> int | None:
-    """How a process ended, waited for; None if it lives. Of two threads that ask at once one would be told that."""
-    until = time.monotonic() + patience
-    while True:
-        with _asking:
-            status = other.exitcode
-        if status is not None or time.monotonic() >= until:
-            return status
-        time.sleep(0.02)
-
-
-def _lost(others: Sequence[SpawnProcess]) -> str | None:
-    for rank, other in enumerate(others, 1):
-        status = _status(other)
-        if status:
-            return f"training process {rank} of {len(others) + 1} ended with status {status}"
-    return None
-
-
-def _check(others: Sequence[SpawnProcess]) -> None:
-    lost = _lost(others)
-    if lost:
-        raise RuntimeError(lost)
+    return started([Team(rank, size, sharding) for rank in range(size)], "training", device, work, argument, folder)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from model_code.config import Config, FlowConfig, MediaConfig
-from model_code.diffusion.schedule import check_experts, sampling_times
+from model_code.diffusion.schedule import check_experts, expert_windows, sampling_times
 from model_code.dubbing.assemble import on_backbones
 from model_code.dubbing.model import DubberConfig, add_expert, load_transformer
 from model_code.files import write_json
@@ -39,8 +39,7 @@ class DubberWorkerConfig(WorkerConfig):
 def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Loads the parts, checks that each expert acts on two steps at least, and saves the folder."""
     flow = config.flow
-    windows = {"lip": flow.lip_window, "texture": flow.texture_window}
-    check_experts(sampling_times(flow), windows)
+    check_experts(sampling_times(flow), expert_windows(flow))
     transformer = load_transformer(config.editor / "transformer")
     for name, folder in (("lip", config.lip_expert), ("texture", config.texture_expert)):
         add_expert(transformer, name, folder / "expert")

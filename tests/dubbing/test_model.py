@@ -177,7 +177,7 @@ def test_latents_are_joined_as_if_decoded_as_one(codec: BlockCodec, audio_encode
     model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
     windows, made = [], model._window
 
-    def spy(strands: Sequence[Strand], start: int, retry: int = 0) -> torch.Tensor:
+    def spy(strands: Sequence[Strand], start: int, retry: int = 0, beat: object = None) -> torch.Tensor:
         windows.append(made(strands, start, retry)[0])
         return windows[-1][None]
 

@@ -70,9 +70,9 @@ class Failing:
         self.tries: list[tuple[int, int]] = []
         window = editor._window
 
-        def sometimes(strands, start: int, retry: int = 0) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        def sometimes(strands, start: int, retry: int = 0, beat=None) -> torch.Tensor:  # type: ignore[no-untyped-def]
             self.tries.append((start, retry))
-            latents = window(strands, start, retry)
+            latents = window(strands, start, retry, beat)
             if retry < windows.get(start, 0):
                 return torch.randn(latents.shape, generator=torch.Generator().manual_seed(retry))
             return latents
@@ -101,6 +101,28 @@ def test_noise_is_made_again_with_another_seed(
     assert [(part.start, part.retries, part.noise) for part in parts] == [(0, 0, False), (20, 1, False)]
     assert noisiness(np.concatenate([part.frames for part in parts]), crops) < 0.8
     assert "window from frame 20" in caplog.text
+
+
+class CancelledError(Exception):
+    """Whoever listens wants the dub to end."""
+
+
+def test_every_step_of_every_try_is_heard_and_can_end_the_dub(
+    editor: DubbingPipelineModel, crops: U8, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(editor, {0: 9}, monkeypatch)
+    heard: list[tuple[int, int]] = []
+
+    def beat() -> None:
+        heard.append(failing.tries[-1])
+        if len(heard) == 13:
+            raise CancelledError
+
+    sound = np.zeros(len(crops) * 640, np.float32)
+    with pytest.raises(CancelledError):
+        list(editor.dub_stream(iter(crops), len(crops), sound, 3, beat))
+    steps = editor.config.flow.sampling_steps
+    assert heard == [*[(0, 0)] * steps, *[(0, 1)] * steps, *[(0, 2)] * (13 - 2 * steps)]
 
 
 def test_the_best_is_kept_where_every_seed_gives_noise(

@@ -230,10 +230,11 @@ def test_a_lost_process_ends_all_of_them(how: str, status: int, tmp_path: Path) 
 UNAWARE = """
 import operator, sys, time
 from pathlib import Path
-from model_code.training import parallel
+from model_code import team
 if __name__ == "__main__":
-    parallel.PARTING = 0.5
-    with parallel.team(2, "replicated", "cpu", operator.truediv, 1, Path(sys.argv[1])):
+    team.PARTING = 0.5
+    members = [team.Member(0, 2), team.Member(1, 2)]
+    with team.started(members, "training", "cpu", operator.truediv, 1, Path(sys.argv[1])):
         time.sleep(120)
 """
 

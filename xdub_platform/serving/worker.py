@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +30,9 @@ from xdub_platform.platform import Platform, build_platform
 from xdub_platform.serving.queue import Job, JobQueue, Order, State
 from xdub_platform.serving.store import PARTS, JobStore, media_limits
 from xdub_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from model_code.dubbing.sampling import Crew
 
 IDLE = 0.2
 """Seconds between two looks into an empty queue."""
@@ -56,10 +59,11 @@ class Champion:
     Args:
         platform: Resources.
         device: Where models go.
+        crew: Processes that sample with this one; None: there are none.
     """
 
-    def __init__(self, platform: Platform, device: str) -> None:
-        self._platform, self._device = platform, device
+    def __init__(self, platform: Platform, device: str, crew: Crew | None = None) -> None:
+        self._platform, self._device, self._crew = platform, device, crew
         self._refused: tuple[str, float] | None = None
         self.dubber: RegisteredDubber | None = None
         self.problem: str | None = "no model is loaded yet"
@@ -86,7 +90,7 @@ class Champion:
         if self._refused and self._refused[0] == version and time.monotonic() < self._refused[1]:
             return
         self._refused = (version, time.monotonic() + RECHECK)
-        self.dubber = RegisteredDubber(self._platform, version, self._device)
+        self.dubber = RegisteredDubber(self._platform, version, self._device, crew=self._crew)
         self._refused, self.problem = None, None
         log.info("version %s serves now", version)
 
@@ -111,7 +115,7 @@ class Watched:
         self.too_long = False
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """What the dub calls at every frame.
+        """What the dub calls at every frame and before every step of sampling.
 
         Raises:
             StoppedError: The job was cancelled, lost or took too long, or the process is to end.
@@ -150,13 +154,13 @@ class Watched:
                 os._exit(1)
 
 
-def serve(settings: Settings, name: str, device: str, leaving: threading.Event) -> None:
-    """Takes job after job until `leaving` is set."""
+def serve(settings: Settings, name: str, device: str, leaving: threading.Event, crew: Crew | None = None) -> None:
+    """Takes job after job until `leaving` is set, or until the processes that sample together lost step."""
     queue, store, limits = JobQueue.open(settings), JobStore(settings), settings.serving
-    champion = Champion(build_platform(settings), device)
+    champion = Champion(build_platform(settings), device, crew)
     threading.Thread(target=_report, args=(queue, name, device, champion, leaving), daemon=True).start()
     looked = -math.inf
-    while not leaving.is_set():
+    while not leaving.is_set() and not (crew and crew.broken):
         try:
             waiting = queue.waiting()
             if waiting or time.monotonic() - looked > limits.model_check_seconds:
@@ -255,11 +259,14 @@ def main() -> int:
     settings = Settings.model_validate_json(sys.stdin.buffer.read())
     import torch
 
+    from model_code.dubbing.crew import sampling_crew
+
     torch.set_num_threads(settings.processes.threads)
     leaving = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leaving.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to the server, which ends its workers
-    serve(settings, given.name, given.device, leaving)
+    with sampling_crew(settings.processes.sampling_processes, given.device) as crew:
+        serve(settings, given.name, given.device, leaving, crew)
     return 0
 
 

@@ -1,0 +1,102 @@
+"""The worker: a job can be stopped wherever it is, and several processes may sample."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_code.errors import InputError
+from model_code.media.video import read_video
+from tests.xdub_platform.serving.tiny import write_speech
+from tests.xdub_platform.serving.world import Media, State, wait_for
+from xdub_platform.dubbing import RegisteredDubber, dub_with_registered
+from xdub_platform.platform import build_platform
+from xdub_platform.serving import worker
+from xdub_platform.serving.queue import JobQueue, Limits
+from xdub_platform.serving.queue import State as JobState
+from xdub_platform.serving.store import PARTS, JobStore
+from xdub_platform.settings import load_settings
+
+
+def test_a_cancel_while_noise_is_made_again_is_answered(
+    state: State, media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first window never comes right, so that no frame is ever done; the process stays."""
+    state.register()
+    settings = state.settings
+    dubber = RegisteredDubber(build_platform(settings), "@champion", "cpu")
+    dubber._model.config = dubber._model.config.model_copy(update={"noise_retries": 3000})
+    tries, killed = [], []
+    monkeypatch.setattr("model_code.dubbing.model.noisiness", lambda *_: tries.append(1) or 2.0)
+    monkeypatch.setattr(os, "_exit", killed.append)
+    queue, store = JobQueue.open(settings), JobStore(settings)
+    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
+    folder = store.create(arriving.id)
+    for part, source in zip(PARTS, (media.video, media.audio), strict=True):
+        shutil.copy(source, folder / part)
+    queue.enqueue(arriving.id, 0)
+    job = queue.claim("w", dubber.version, 600, 1)
+    assert job is not None
+
+    def cancel() -> None:
+        while len(tries) < 3:
+            time.sleep(0.01)
+        queue.cancel("anna", job.id)
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    thread.start()
+    worker.make(job, dubber, queue, store, settings, threading.Event())
+    thread.join()
+    ended = queue.get("anna", job.id)
+    assert ended is not None
+    assert (ended.state, ended.stage, ended.done) == (JobState.CANCELLED, "dub", 0)
+    assert len(tries) < 3000
+    assert not killed
+    assert not folder.exists()
+
+
+def test_xdub_dub_samples_in_two_processes_what_one_does(state: State, media: Media, tmp_path: Path) -> None:
+    state.register()
+    made = []
+    for count in (1, 2):
+        settings = load_settings(state_root=state.settings.state_root, processes={"sampling_processes": count})
+        out = tmp_path / f"{count}.mp4"
+        told = dub_with_registered(settings, media.video, media.audio, out, "@champion", 0, None)
+        assert told[-1].endswith("model version 1")
+        made.append(read_video(out).frames.astype(int))
+    assert made[0].shape == made[1].shape
+    assert np.abs(made[0] - made[1]).mean() < 0.1
+
+
+@pytest.mark.slow
+def test_a_server_samples_in_two_processes(state: State, media: Media) -> None:
+    """It makes a job, ends another in the middle, follows a new champion, and makes one with that."""
+    state.register()
+    state.environment["XDUB_PROCESSES__SAMPLING_PROCESSES"] = "2"
+    long = media.long_audio.with_name("together.wav")
+    write_speech(long, seconds=8)
+    with state.serving(model_check_seconds=0.5) as server:
+        assert server.until(server.submit(media.video, media.audio).json()["id"], "done", "failed")["state"] == "done"
+        running = server.submit(media.video, long).json()["id"]
+        server.until(running, "running")
+        server.client.delete(f"/v1/jobs/{running}")
+        assert server.until(running, "cancelled", "done", "failed")["state"] == "cancelled"
+        state.register(1)
+        wait_for(lambda: server.ready()["model_version"] == "2", 120, "version 2", server.log)
+        last = server.until(server.submit(media.video, media.audio).json()["id"], "done", "failed")
+        assert (last["state"], last["model_version"], last["attempts"]) == ("done", "2", 1)
+
+
+def test_workers_of_their_own_and_processes_that_sample_together_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"serving\.devices .* with processes\.sampling_processes 2"):
+        load_settings(
+            state_root=tmp_path,
+            processes={"sampling_processes": 2},
+            serving={"devices": ("cuda:0", "cuda:1")},
+        )
