@@ -8,7 +8,7 @@ from assets.companion_pairs import companion_pairs
 from assets.gates import accepted_shards, committed
 from assets.generator import generator
 from assets.produce import produce
-from assets.training import phase_config, training_inputs
+from assets.training import phase_config, training_inputs, weights_for
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
@@ -30,15 +30,16 @@ def config(settings: Settings) -> dict[str, Any]:
 def editor(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """V from its companion V' (frame-concatenated) and V's sound, at high noise.
 
-    Starts from the generator's weights and refuses to train when no shard of pairs passed its gate.
+    Starts from the generator's weights, or registered ones that settings name, and refuses to train when no shard of
+    pairs passed its gate.
     """
     pairs = accepted_shards(platform.store, "companion_pairs", platform.settings.variants)
-    start = committed(platform.store, "generator")
+    start = weights_for(platform, "editor") or {"init": committed(platform.store, "generator")}
     return produce(
         context,
         platform,
         "train",
-        training_inputs(platform, config(platform.settings), pairs=pairs, init=start),
-        inputs=[*pairs, start],
+        training_inputs(platform, config(platform.settings), start, pairs=pairs),
+        inputs=[*pairs, *start.values()],
         register="xdub-editor",
     )

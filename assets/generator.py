@@ -7,7 +7,7 @@ import dagster as dg
 from assets.clips import clips
 from assets.gates import accepted_shards
 from assets.produce import produce
-from assets.training import phase_config, training_inputs
+from assets.training import phase_config, training_inputs, weights_for
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
@@ -34,11 +34,12 @@ def generator(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mater
     read lips best.
     """
     shards = accepted_shards(platform.store, "clips")
+    start = weights_for(platform, "generator")
     return produce(
         context,
         platform,
         "train",
-        training_inputs(platform, config(platform.settings), shards=shards),
-        inputs=shards,
+        training_inputs(platform, config(platform.settings), start, shards=shards),
+        inputs=[*shards, *start.values()],
         register=REGISTERED,
     )

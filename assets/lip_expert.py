@@ -36,7 +36,7 @@ def lip_expert(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         context,
         platform,
         "train",
-        training_inputs(platform, config(platform.settings), pairs=pairs, init=start, syncnet=teacher),
+        training_inputs(platform, config(platform.settings), {"init": start, "syncnet": teacher}, pairs=pairs),
         inputs=[*pairs, start, teacher],
         register="xdub-lip-expert",
     )

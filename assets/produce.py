@@ -12,6 +12,7 @@ from assets.gates import GATE, check_result
 from model_code.workers.run import RESULT as RESULT_FILE
 from xdub_platform import pictures
 from xdub_platform.integrity import whole
+from xdub_platform.licences import RECORD, carried, licences_of
 from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.partitions import folder_of
 from xdub_platform.platform import Platform
@@ -88,13 +89,16 @@ def produce(
         done = platform.workers.run(context, worker, {**config, **kept})
         product = commit(platform, name, done)
         platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})
+        licences = licences_of(platform, inputs)
+        if licences:
+            platform.store.record(name, RECORD, {"weights": licences})
         verdict = gate.judge(product) if gate else None
         if verdict:
             platform.store.record(name, GATE, verdict.as_record())
         metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
         track(run, product)
         if register:
-            metadata["model_version"] = register_model(run, register, product, platform)
+            metadata["model_version"] = register_model(run, register, product, platform, carried(licences))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.dataset.version),
         metadata=metadata,
@@ -169,8 +173,18 @@ def track(run: MlflowRun, product: Product) -> None:
             run.artifact(product.dataset.path / media, "samples")
 
 
-def register_model(run: MlflowRun, name: str, product: Product, platform: Platform) -> int:
-    """Registers the product as the next version of a model, unless a whole version with the same bytes is there."""
+def register_model(
+    run: MlflowRun, name: str, product: Product, platform: Platform, more: Mapping[str, str] | None = None
+) -> int:
+    """Registers the product as the next version of a model, unless a whole version with the same bytes is there.
+
+    Args:
+        run: Receives the files.
+        name: Of the registered model.
+        product: What was made.
+        platform: Resources.
+        more: Tags of the new version, beside those that name its parts.
+    """
     known = platform.mlflow.versions(name)
     same = [version for version, tags in known.items() if tags.get("dvc.version") == product.dataset.version]
     for version in sorted(same, reverse=True):
@@ -179,7 +193,9 @@ def register_model(run: MlflowRun, name: str, product: Product, platform: Platfo
             return version
     run.artifact(product.dataset.path, "model")
     parts = {f"part.{part}": str(version) for part, version in product.result.get("versions", {}).items()}
-    return run.register(name, "model", alias="challenger", tags={"dvc.version": product.dataset.version, **parts})
+    return run.register(
+        name, "model", alias="challenger", tags={"dvc.version": product.dataset.version, **parts, **(more or {})}
+    )
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def texture_expert(context: dg.AssetExecutionContext, platform: Platform) -> dg.
         context,
         platform,
         "train",
-        training_inputs(platform, config(platform.settings), pairs=pairs, init=start, identity=teacher),
+        training_inputs(platform, config(platform.settings), {"init": start, "identity": teacher}, pairs=pairs),
         inputs=[*pairs, start, teacher],
         register="xdub-texture-expert",
     )

@@ -2,8 +2,9 @@
 
 Assets with different partitions cannot share one Dagster job. So the planner walks Dagster's own asset graph,
 one node for each asset and partition, and gives every stale node a run of its own. A node is stale when it was
-never materialised, its code version (which hashes its settings) changed, or the data version of an input is
-not the one it was made from. It knows no asset by name; demo, command line, jobs and schedules all use it.
+never materialised, its code version (which hashes its settings) changed, a name in its settings stands for something
+else now, or the data version of an input is not the one it was made from. It knows no asset by name; demo, command
+line, jobs and schedules all use it.
 """
 
 from __future__ import annotations
@@ -104,12 +105,14 @@ class Rules:
         rejected: Why a materialised node's data must not be built upon (its gate failed), or None.
         committed: The version that lies in the store, or None; a node whose data is not there is missing.
         held: Whether a node, once made, stays as it is while its inputs change.
+        moved: Why what settings name for a node is no longer what it was made from, or None.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
     rejected: Callable[[Node], str | None] = lambda node: None
     committed: Callable[[Node], str | None] | None = None
     held: Callable[[Node], bool] = lambda node: False
+    moved: Callable[[Node], str | None] = lambda node: None
 
 
 class Planner:
@@ -178,6 +181,9 @@ class Planner:
         tags = (record.asset_materialization.tags if record.asset_materialization else None) or {}
         if self.graph.get(dg.AssetKey(node.asset)).code_version != tags.get(CODE_VERSION_TAG):
             return "its settings or code changed"
+        moved = self.rules.moved(node)
+        if moved:
+            return moved
         if self.rules.held(node):
             return None
         provenance = extract_data_provenance_from_entry(record.event_log_entry)

@@ -63,5 +63,6 @@ def build_platform(settings: Settings) -> Platform:
             threads=settings.processes.threads,
             training_threads=settings.processes.training_threads,
             training_processes=settings.processes.training_processes,
+            trained_together=list(settings.processes.trained_together),
         ),
     )

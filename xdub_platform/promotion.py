@@ -19,6 +19,7 @@ from typing import Any
 
 from model_code.errors import InputError
 from xdub_platform.integrity import whole
+from xdub_platform.licences import is_open
 from xdub_platform.locks import held
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import TAG_LENGTH
@@ -146,7 +147,7 @@ def unfit(platform: Platform, version: int) -> str | None:
     """Why a version may not be champion, whatever its scores; None if it may."""
     found = platform.mlflow.model_version(platform.settings.mlflow.model_name, str(version))
     tags = dict(found.tags) if found else {}
-    if tags.get("licence.required") == "true" and tags.get("licence.acknowledged", "false") in ("", "false"):
+    if is_open(tags):
         return (
             f"version {version} holds weights under a licence that nobody has acknowledged: read it, then set the "
             f"tag licence.acknowledged of version {version} to your name"

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 import dagster as dg
 
 from assets.gates import GATE
+from assets.produce import INPUTS
 from model_code.errors import InputError
 from xdub_platform.chain import Node, Planner, Rules, Step
 from xdub_platform.definitions import build_definitions
@@ -18,6 +19,7 @@ from xdub_platform.partitions import SHARDS_NAME, folder_of, is_heldout, shard_o
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.processes import RunProcesses
 from xdub_platform.settings import Settings
+from xdub_platform.weights import moved
 
 HELD = ("syncnet", "identity_encoder", "generator")
 """What pairs are made and judged with. New clips leave it as it is, or every shard that arrives would have all pairs
@@ -51,7 +53,11 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
     def stays(node: Node) -> bool:
         return node.asset in HELD and not rebase
 
-    return Rules(wanted, rejected, committed, stays)
+    def other_weights(node: Node) -> str | None:
+        made_from = (platform.store.recorded(dataset_of(node), INPUTS) or {}).get("datasets", {})
+        return moved(platform, node.asset, made_from)
+
+    return Rules(wanted, rejected, committed, stays, other_weights)
 
 
 def take_in(settings: Settings, instance: dg.DagsterInstance, rest_seconds: float = 0.0) -> list[str]:

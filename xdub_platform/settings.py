@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -70,6 +70,10 @@ class MlflowSettings(Config):
     model_name: str = Field("xdub-dubber", description="Registered model that serving follows.")
 
 
+TrainedAsset = Literal["generator", "editor", "lip_expert", "texture_expert"]
+"""Assets that are the transformer's training."""
+
+
 class ProcessSettings(Config):
     """How workers are started."""
 
@@ -79,6 +83,11 @@ class ProcessSettings(Config):
     )
     training_processes: int = Field(
         1, ge=1, description="Processes that train one model together; on cuda each takes an accelerator of its own."
+    )
+    trained_together: tuple[TrainedAsset, ...] = Field(
+        ("generator", "editor"),
+        description="Assets whose model `training_processes` processes train together; the others take one process, "
+        "since the experts run beside each other.",
     )
     sharding: Sharding = Field(
         "replicated", description="replicated: each has the weights (DDP); sharded: only its part of them (FSDP)."
@@ -96,8 +105,6 @@ class ProcessSettings(Config):
     )
 
 
-TRAINED_TOGETHER = frozenset({"generator", "editor"})
-"""Assets that `training_processes` processes train together; the rest take one."""
 GPUS = {
     "syncnet": 1,
     "identity_encoder": 1,
@@ -285,6 +292,22 @@ class PhasesSettings(Config):
     )
 
 
+RegisteredName = Annotated[str, StringConstraints(pattern=r"^[\w.-]*(@[\w.-]+|/[1-9]\d*)$")]
+"""`MODEL@ALIAS` or `MODEL/VERSION`; without MODEL it is the one that `xdub weights import` registers."""
+
+
+class StartSettings(Config):
+    """Registered weights that training starts from, as MODEL@ALIAS or MODEL/VERSION.
+
+    MODEL may be left out: `@wan` and `@xdub` are what `xdub weights import` registers.
+    """
+
+    generator: RegisteredName | None = Field(
+        None, description="None: the shipped prior, or random weights where the transformer has another shape."
+    )
+    editor: RegisteredName | None = Field(None, description="None: the generator's weights.")
+
+
 WAN = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 RELEASED_BACKBONES = {
     "codec": WAN,
@@ -361,6 +384,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "automation": {"retrain_after_hours": 10.0, "rest_seconds": 300.0, "look_seconds": 60},
         "media": FULL_SCALE_MEDIA,
         "transformer": PRESETS["xdub-wan-5b"].model_dump(),
+        "start": {"generator": "@wan"},
         "backbones": RELEASED_BACKBONES,
         "flow": RELEASED_FLOW,
         "pairs": {"sampling_steps": 4, "audio_guidance": 10.0},
@@ -371,9 +395,10 @@ PROFILES: dict[Profile, dict[str, Any]] = {
             "parallel_runs": 8,
             "training_threads": 32,
             "training_processes": 8,
+            "trained_together": get_args(TrainedAsset),  # no expert fits on one accelerator
             "sharding": "sharded",
         },
-        "kubernetes": {"gpus": {**GPUS, **dict.fromkeys(TRAINED_TOGETHER, 8)}, "cpu": "32", "memory": "256Gi"},
+        "kubernetes": {"gpus": {**GPUS, **dict.fromkeys(get_args(TrainedAsset), 8)}, "cpu": "32", "memory": "256Gi"},
         "clips_per_shard": 2000,
     },
 }
@@ -411,6 +436,7 @@ class Settings(BaseSettings):
     media: MediaConfig = MediaConfig()
     corpus: CorpusConfig = CorpusConfig()
     transformer: TransformerConfig = TransformerConfig()
+    start: StartSettings = StartSettings()
     flow: FlowConfig = FlowConfig()
     syncnet: SyncNetConfig = SyncNetConfig()
     identity: IdentityConfig = IdentityConfig()
@@ -458,7 +484,7 @@ class Settings(BaseSettings):
         """Pods of processes that train together have an accelerator for each."""
         if self.processes.launcher == "kubernetes" and self.processes.device == "cuda":
             wanted = self.processes.training_processes
-            for asset in sorted(TRAINED_TOGETHER):
+            for asset in self.processes.trained_together:
                 given = self.kubernetes.gpus.get(asset, 0)
                 if given < wanted:
                     raise ValueError(

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model_code.errors import InputError
-from xdub_platform.integrity import verified
+from xdub_platform.integrity import DamagedModelError, verified
+from xdub_platform.locks import held
 from xdub_platform.platform import Platform
+from xdub_platform.resources.mlflow import MANIFEST_TAG
+from xdub_platform.resources.store import Dataset
+from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
     from model_code.backbones.released import Kind
 
 RUN = "weights import"
+DIGEST_LENGTH = 32
+"""Hexadecimal digits of a manifest's hash that name weights as an input: MLflow takes 36 at most."""
+
+
+def model_of(settings: Settings) -> str:
+    """The registered model that imported weights are versions of."""
+    return f"{settings.mlflow.model_name}-weights"
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,10 @@ def import_weights(platform: Platform, path: Path, licence: str, acknowledged: s
     Raises:
         InputError: Not published weights that we know, or not whole.
     """
-    from model_code.backbones.released import inspect_weights
+    from model_code.backbones.released import inspect_weights, listening_as
 
-    found = inspect_weights(path)
-    name = f"{platform.settings.mlflow.model_name}-weights"
+    found = inspect_weights(path, listening_as(platform.settings.transformer))
+    name = model_of(platform.settings)
     tags = {
         "licence": licence,
         "licence.required": "true",
@@ -109,7 +121,7 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
     from model_code.dubbing.model import DubberConfig
 
     settings = platform.settings
-    name = f"{settings.mlflow.model_name}-weights"
+    name = model_of(settings)
     found = platform.mlflow.model_version(name, version)
     if found is None:
         raise InputError(f"no version {version} of {name} is registered", "run `xdub weights import` first")
@@ -139,6 +151,91 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
             run.artifact(folder, "model")
             number = run.register(settings.mlflow.model_name, "model", alias="released", tags=tags)
     return Assembled(settings.mlflow.model_name, number, int(found.version), tags.get("licence.acknowledged", ""))
+
+
+def starting_weights(platform: Platform, asset: str) -> Dataset | None:
+    """The registered weights that an asset's training starts from, every file checked; None where settings name none.
+
+    Downloads stay under `cache/weights`, where a run that was killed finds them again.
+
+    Raises:
+        InputError: They are not registered, or damaged.
+    """
+    named = _named(platform.settings, asset)
+    if named is None:
+        return None
+    model, version = _model_and_version(platform.settings, named)
+    found = platform.mlflow.model_version(model, version)
+    wanted = f"start.{asset} '{named}'"
+    if found is None:
+        raise InputError(
+            f"{wanted}: no version {version} of {model} is registered",
+            f"run `xdub weights import PATH` with this profile, or set XDUB_START__{asset.upper()}",
+        )
+    digest = _digest_of(found)
+    kept = platform.settings.path("cache", "weights", digest)
+    with held(kept.with_suffix(".lock")):
+        try:
+            folder = _checked(platform, found, kept)
+        except DamagedModelError as error:
+            raise InputError(f"{wanted}: {error.what}", "run `xdub weights import PATH` again") from error
+    inside = folder / "transformer"  # of a model that the chain made; imported weights are the transformer alone
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return Dataset(
+        name=f"{model}/{found.version}",
+        path=inside if inside.is_dir() else folder,
+        version=digest,
+        size=sum(path.stat().st_size for path in files),
+        n_files=len(files),
+        source="mlflow",
+    )
+
+
+def moved(platform: Platform, asset: str, made_from: Mapping[str, str]) -> str | None:
+    """Why an asset would start from other registered weights than it did; None if from the same, or from none.
+
+    Args:
+        platform: Resources.
+        asset: What training makes.
+        made_from: The inputs that the present one was made from: name -> version.
+    """
+    named = _named(platform.settings, asset)
+    if named is None:
+        return None
+    model, version = _model_and_version(platform.settings, named)
+    found = platform.mlflow.model_version(model, version)
+    if found is None or _digest_of(found) in made_from.values():
+        return None
+    return f"start.{asset} '{named}' is version {found.version} of {model} now"
+
+
+def _named(settings: Settings, asset: str) -> str | None:
+    named: str | None = getattr(settings.start, asset, None)
+    return named
+
+
+def _model_and_version(settings: Settings, named: str) -> tuple[str, str]:
+    """A registered model, and its version's number or ``@alias``."""
+    model, at, alias = named.partition("@")
+    if at:
+        return model or model_of(settings), f"@{alias}"
+    model, _, number = named.rpartition("/")
+    return model or model_of(settings), number
+
+
+def _digest_of(version: Any) -> str:
+    return str(version.tags.get(MANIFEST_TAG, ""))[:DIGEST_LENGTH]
+
+
+def _checked(platform: Platform, version: Any, kept: Path) -> Path:
+    """A version's files: in place, or as they were downloaded into `kept`; once more if those are not whole."""
+    try:
+        return verified(platform, version.version, version.name, into=kept)
+    except DamagedModelError:
+        if not kept.is_dir():
+            raise
+        shutil.rmtree(kept)
+        return verified(platform, version.version, version.name, into=kept)
 
 
 def _digest(files: Iterable[Path]) -> str:

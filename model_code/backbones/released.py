@@ -137,6 +137,12 @@ def inspect_weights(path: Path, like: TransformerConfig = RELEASE) -> Published:
     return Published(kind, config, files, names)
 
 
+def listening_as(config: TransformerConfig) -> TransformerConfig:
+    """The release with another transformer's audio parts: what Wan's weights are to become, see `inspect_weights`."""
+    fields = ("audio_dim", "audio_window", "audio_inner_dim", "audio_heads", "audio_layers")
+    return RELEASE.model_copy(update={name: getattr(config, name) for name in fields})
+
+
 def _xdub_config(path: Path) -> TransformerConfig:
     beside = path.parent / "config.json"
     given = read_json(beside) if beside.is_file() else {}

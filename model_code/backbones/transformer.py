@@ -20,6 +20,9 @@ from model_code.config import CompanionInput, ContextFill, ReferenceAttention, T
 from model_code.errors import InputError
 from model_code.team import Member
 
+READS_CONTEXT = frozenset({"patch_embedding.weight", "refiner.enter.weight"})
+"""Weights whose first input channels are the context's, where there are any."""
+
 
 def start_xavier(network: nn.Module) -> None:
     """Xavier weights and no bias for every linear layer in `network`."""
@@ -396,8 +399,7 @@ def generator_to_editor(generator: DubbingTransformer, companion: CompanionInput
         changed["reference_tokens"] = False
     editor = DubbingTransformer(**{**fields, **changed})
     state = dict(generator.state_dict())
-    for name in ("patch_embedding.weight", "refiner.enter.weight"):
-        if name in state:
-            state[name] = state[name][:, context:]
+    for name in READS_CONTEXT & state.keys():
+        state[name] = state[name][:, context:]
     editor.load_state_dict(state)
     return editor

@@ -140,19 +140,25 @@ def fill(target: Tensor, values: Tensor) -> None:
     target.copy_(filled_like(target, values))
 
 
-def in_one_piece(model: M, build: Callable[[], M], own: Team) -> M:
-    """A model that may be shared out as one that is not, its values in what `build` makes; every process must ask.
+def in_one_piece(model: M, trained: Mapping[str, Tensor], build: Callable[[], M], own: Team) -> M:
+    """A model that may be shared out as one that is not; every process must ask.
 
     Only the leading one gets it; the others keep their parts.
+
+    Args:
+        model: What was trained.
+        trained: Its parameters that were, by name. Frozen ones are not sent: they are what `build` starts from.
+        build: Makes the model that training began with.
+        own: This process's place.
     """
-    state: dict[str, Any] = model.state_dict()
-    if not any(isinstance(value, DTensor) for value in state.values()):
+    if not any(isinstance(value, DTensor) for value in trained.values()):
         return model
-    state = own.collect(state)
+    state = own.collect(trained)
     if not own.leads:
         return model
     plain = build()
-    plain.load_state_dict(state)
+    unknown = plain.load_state_dict(state, strict=False).unexpected_keys
+    assert not unknown, unknown
     return plain
 
 

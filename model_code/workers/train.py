@@ -30,7 +30,7 @@ from model_code.backbones.load import (
     load_prompts,
 )
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor
-from model_code.config import FlowConfig, MediaConfig, PhaseConfig, Sharding, TransformerConfig
+from model_code.config import Config, FlowConfig, MediaConfig, PhaseConfig, Sharding, TransformerConfig
 from model_code.dubbing.model import load_transformer, save_expert, save_transformer
 from model_code.errors import InputError
 from model_code.files import write_json
@@ -46,6 +46,7 @@ from model_code.training.losses import video_distance
 from model_code.training.parallel import ALONE, Team, in_one_piece, team
 from model_code.training.phases import Critics, Phase, make_phase
 from model_code.training.validation import hold_out, opening
+from model_code.training.warm_start import warm_start
 from model_code.workers.clips import training_clips
 from model_code.workers.pictures import contact_sheet, loss_curves
 from model_code.workers.run import Progress, WorkerConfig, in_silence, main
@@ -55,6 +56,14 @@ logger = logging.getLogger(__name__)
 EXPERTS = ("lip", "texture")
 SAMPLES = 3
 Source = ClipSample | Pair
+
+
+class StartWeights(Config):
+    """Registered weights that training starts from."""
+
+    name: str = Field(description="Registered model and version.")
+    digest: str = Field(description="Hash of their files' manifest.")
+    folder: Path = Field(description="The transformer.")
 
 
 class TrainConfig(WorkerConfig):
@@ -68,6 +77,8 @@ class TrainConfig(WorkerConfig):
     pairs: tuple[Path, ...] = Field((), description="Companion pairs: what the others learn from.")
     variants: tuple[str, ...] = Field((), description="Kinds of pairs in use; for the record.")
     init: Path | None = Field(None, description="Output of the phase before; None: the shipped prior.")
+    start: str | None = Field(None, description="Registered weights as settings name them; for the record.")
+    weights: StartWeights | None = Field(None, description="They themselves; generator and editor, in place of init.")
     syncnet: Path | None = Field(None, description="Teacher of the lip phase; scores what validation shows.")
     identity: Path | None = Field(None, description="Teacher of the texture phase.")
     processes: int = Field(1, ge=1, description="How many train together, one a core or accelerator.")
@@ -136,7 +147,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
     )
     curves = trainer.run()
     count = sum(value.numel() for value in trainer.parameters.values())
-    return Trained(in_one_piece(model, build, own).eval(), phase, data, curves, count)
+    return Trained(in_one_piece(model, trainer.parameters, build, own).eval(), phase, data, curves, count)
 
 
 def write(config: TrainConfig, trained: Trained) -> dict[str, Any]:
@@ -239,9 +250,9 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
     if name in ("base", "generator"):
         return _generator(config, latent_channels)
-    if config.init is None:
+    if config.init is None and config.weights is None:
         raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
-    model = load_transformer(config.init / "transformer")
+    model = _generator(config, latent_channels)
     if name == "editor":
         return generator_to_editor(model, config.phase.companion).train()
     if config.phase.lora is None:
@@ -255,9 +266,12 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
 
 
 def _generator(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
+    """Registered weights, the phase before, the shipped prior if it has the shape, or random weights."""
+    wanted = config.transformer.model_copy(update={"context_channels": latent_channels})
+    if config.weights is not None:
+        return warm_start(config.weights.folder, wanted, config.weights.name)
     if config.init is not None:
         return load_transformer(config.init / "transformer")
-    wanted = config.transformer.model_copy(update={"context_channels": latent_channels})
     if (base.FOLDER / "prior" / "config.json").is_file():
         prior: DubbingTransformer = base.load("prior")
         shape = {key: prior.config[key] for key in TransformerConfig.model_fields}

@@ -336,20 +336,27 @@ def test_accelerators_are_of_assets_that_exist(cluster: Settings) -> None:
 def test_processes_that_train_together_have_an_accelerator_each_and_shared_memory(
     launcher: K8sRunLauncher, run: DagsterRun, cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cluster.kubernetes.gpus["editor"] == cluster.processes.training_processes
+    together = cluster.processes.trained_together
+    assert set(together) == {"generator", "editor", "lip_expert", "texture_expert"}
+    assert {cluster.kubernetes.gpus[asset] for asset in together} == {cluster.processes.training_processes}
     monkeypatch.setenv("XDUB_PROCESSES__TRAINING_PROCESSES", "4")
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__GENERATOR", "4")
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "2")
     with pytest.raises(InputError, match=r"kubernetes\.gpus\.editor 2 is less than processes\.training_processes 4"):
         load_settings()
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "4")
+    monkeypatch.setenv("XDUB_KUBERNETES__GPUS__LIP_EXPERT", "1")
+    with pytest.raises(InputError, match=r"kubernetes\.gpus\.lip_expert 1 is less than"):
+        load_settings()
+    monkeypatch.setenv("XDUB_PROCESSES__TRAINED_TOGETHER", '["generator", "editor", "texture_expert"]')
     pods = {
         asset: step_job(launcher, run, load_settings(), asset)["spec"]["template"]["spec"]
-        for asset in ("editor", "syncnet")
+        for asset in ("editor", "texture_expert", "syncnet")
     }
     shared = {"name": "shared-memory", "mountPath": "/dev/shm"}
-    assert shared in pods["editor"]["containers"][0]["volumeMounts"]
-    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in pods["editor"]["volumes"]
+    for asset in ("editor", "texture_expert"):
+        assert shared in pods[asset]["containers"][0]["volumeMounts"]
+        assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in pods[asset]["volumes"]
     assert shared not in pods["syncnet"]["containers"][0]["volumeMounts"]
 
 

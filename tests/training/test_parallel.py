@@ -1,6 +1,7 @@
 """Several processes train one model as one would, go on after a kill, and end together."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig as PeftLora
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import FlowConfig, PhaseConfig, Sharding, TransformerConfig
+from model_code.config import FlowConfig, LoraConfig, PhaseConfig, Sharding, TransformerConfig
+from model_code.dubbing.model import LORA_FILE, save_expert
 from model_code.errors import InputError
 from model_code.training.checkpoint import load_checkpoint
 from model_code.training.data import Batch, EncodedClip, LatentTrack, TrainingSet
 from model_code.training.loop import Trainer
 from model_code.training.parallel import Team, in_one_piece, team
-from model_code.training.phases import make_phase
+from model_code.training.phases import Critics, Phase, make_phase
 from model_code.training.record import Curves
 from model_code.training.validation import losses_by_time
 
@@ -37,8 +41,15 @@ GENERATOR = PhaseConfig(
     phase="generator", pixel_weighting=False, steps=6, batch_size=4, warmup_steps=2, checkpoint_every=2,
     own_estimates=0.5,
 )  # fmt: skip
-TEXTURE = GENERATOR.model_copy(update={"phase": "texture", "silence_probability": 0.5, "own_estimates": 1.0})
 FRUGAL = GENERATOR.model_copy(update={"accumulate": 2, "gradient_checkpointing": True, "validate_every": 3})
+EXPERT = {"lora": LoraConfig(rank=2, alpha=2, targets=("q", "v", "ffn.0")), "learning_rate": 1e-4}
+LIP = FRUGAL.model_copy(update={**EXPERT, "phase": "lip", "sync_weight": 0.05})
+TEXTURE = GENERATOR.model_copy(
+    update={
+        **EXPERT, "phase": "texture", "silence_probability": 0.5, "own_estimates": 1.0, "identity_weight": 0.05,
+        "perceptual_weight": 0.05,
+    }
+)  # fmt: skip
 
 
 def clip(number: int) -> EncodedClip:
@@ -60,23 +71,51 @@ Job = tuple[PhaseConfig, Path | None, int]
 def build(config: PhaseConfig = GENERATOR) -> DubbingTransformer:
     torch.manual_seed(0)
     model = DubbingTransformer.build(SHAPE)
-    if config.phase == "texture":
-        model.requires_grad_(False)
-        lora = PeftLora(r=2, lora_alpha=2, target_modules=["q", "v", "ffn.0"], init_lora_weights=False)
-        model.add_adapter(lora, adapter_name="texture")
+    if config.lora is not None:
+        for value in model.requires_grad_(False).parameters():
+            nn.init.normal_(value, std=0.2)  # a new head is zero, and no adapter would learn
+        lora = PeftLora(
+            r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=list(config.lora.targets),
+            init_lora_weights=False,
+        )  # fmt: skip
+        model.add_adapter(lora, adapter_name=config.phase)
     return model
+
+
+class Decoder(nn.Module):
+    """Pixels that depend on every latent channel, by frozen weights of its own in every process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mix = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+        self.mix = nn.Parameter(mix, requires_grad=False)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        pixels = torch.einsum("pc,bcfhw->bpfhw", self.mix, latents).tanh()
+        return pixels.repeat_interleave(4, dim=2)[:, :, 3:]
+
+
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    return (one.flatten(1).mean(1) - other.flatten(1).mean(1)).square()
+
+
+def strategy(config: PhaseConfig) -> Phase:
+    critics = Critics(Decoder(), sync=distance, identity=distance, perceptual=distance)  # type: ignore[arg-type]
+    return make_phase(config, FlowConfig(), critics)
 
 
 def train(job: Job, own: Team = Team()) -> tuple[nn.Module, Curves]:
     """What each of the processes does."""
     config, folder, until = job
     data = TrainingSet([clip(number) for number in range(4)], 25, 16)
-    phase, held = make_phase(config, FlowConfig()), TrainingSet([clip(9)], 25, 16)
+    phase, held = strategy(config), TrainingSet([clip(9)], 25, 16)
 
     def validate(model: nn.Module, step: int) -> dict[str, Any]:
         return losses_by_time(model, phase, held, torch.device("cpu"))
 
     trainer = Trainer(build(config), phase, data, config, folder, team=own, validate=validate)
+    shared = own.sharding == "sharded" and own.size > 1
+    assert all(isinstance(value, DTensor) == shared for value in trainer.model.parameters()), "frozen weights too"
     first = trainer.model.blocks[0].self_attn.q
     seen = set()
     first.register_forward_pre_hook(lambda module, _: seen.add(module.weight.dtype))
@@ -84,7 +123,7 @@ def train(job: Job, own: Team = Team()) -> tuple[nn.Module, Curves]:
     gathered = torch.bfloat16 if config.precision == "bf16" and own.sharding == "sharded" else torch.float32
     assert seen <= {gathered}, seen
     assert {value.dtype for value in trainer.parameters.values()} == {torch.float32}
-    return in_one_piece(trainer.model, lambda: build(config), own), curves
+    return in_one_piece(trainer.model, trainer.parameters, lambda: build(config), own), curves
 
 
 def train_together(job: Job, sharding: Sharding, folder: Path) -> tuple[nn.Module, Curves]:
@@ -154,10 +193,10 @@ def test_in_bf16_weights_are_gathered_so_and_kept_in_fp32(tmp_path: Path) -> Non
         assert {value.dtype for value in values.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_two_processes_go_back_together(tmp_path: Path, sharding: Sharding) -> None:
+@pytest.mark.parametrize(("sharding", "config"), [("replicated", GENERATOR), ("sharded", TEXTURE)])
+def test_two_processes_go_back_together(tmp_path: Path, sharding: Sharding, config: PhaseConfig) -> None:
     """One sample of a step is no number; only one of the two processes has it."""
-    job = (GENERATOR.model_copy(update={"skips_before_rollback": 2, "steps": 8}), tmp_path / "run", 8)
+    job = (config.model_copy(update={"skips_before_rollback": 2, "steps": 8}), tmp_path / "run", 8)
     with team(2, sharding, "cpu", train_poisoned, job, tmp_path / "team") as own:
         curves = train_poisoned(job, own)
     assert curves.rollbacks == [[7, 4]]
@@ -178,7 +217,7 @@ def train_poisoned(job: Job, own: Team) -> Curves:
     """What each of the processes does."""
     config, folder, until = job
     data = Poisoned([clip(number) for number in range(4)], 25, 16)
-    return Trainer(build(config), make_phase(config, FlowConfig()), data, config, folder, team=own).run(until)
+    return Trainer(build(config), strategy(config), data, config, folder, team=own).run(until)
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
@@ -192,13 +231,38 @@ def test_a_sample_for_each_process_is_enough(sharding: Sharding, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
-def test_an_expert_is_trained_together_too(sharding: Sharding, tmp_path: Path) -> None:
-    """LoRA alone is trained, and what listens has no part in silent steps."""
-    alone, expected = train((TEXTURE, None, 6))
-    model, curves = train_together((TEXTURE, None, 6), sharding, tmp_path)
+@pytest.mark.parametrize("config", [LIP, TEXTURE], ids=["lip", "texture"])
+def test_an_expert_is_trained_together_too(config: PhaseConfig, sharding: Sharding, tmp_path: Path) -> None:
+    """Adapters alone are trained, critics look at decoded frames, and what listens has no part in silent steps."""
+    begun, (alone, expected) = build(config).state_dict(), train((config, None, 6))
+    model, curves = train_together((config, tmp_path / "whole", 6), sharding, tmp_path)
     assert_near(curves, expected)
-    for name, value in alone.state_dict().items():
-        assert torch.allclose(value, model.state_dict()[name], atol=1e-4), name
+    assert_same_expert(model, alone)
+    learned = {name: value for name, value in model.state_dict().items() if "lora_" in name}
+    assert all(not torch.equal(value, begun[name]) for name, value in learned.items())
+    checkpoint = load_checkpoint(tmp_path / "whole")
+    assert checkpoint is not None
+    assert checkpoint.weights.keys() == checkpoint.average.keys() == learned.keys()
+    save_expert(model, config.phase, tmp_path / "expert")  # type: ignore[arg-type]
+    saved = load_file(tmp_path / "expert" / LORA_FILE)
+    assert saved.keys() == {name.replace(f".{config.phase}.", ".") for name in learned}
+    assert all(torch.equal(saved[name.replace(f".{config.phase}.", ".")], value) for name, value in learned.items())
+
+    train_together((config, tmp_path / "killed", 3), sharding, tmp_path)
+    shutil.copytree(tmp_path / "killed", tmp_path / "fewer")
+    resumed, again = train_together((config, tmp_path / "killed", 6), sharding, tmp_path)
+    assert again == curves
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in model.state_dict().items())
+    fewer, rest = train((config, tmp_path / "fewer", 6))
+    assert_near(rest, expected)
+    assert_same_expert(fewer, alone)
+
+
+def assert_same_expert(model: nn.Module, expected: nn.Module) -> None:
+    """Adapters that differ by rounding, on the very same model."""
+    for name, value in expected.state_dict().items():
+        near = 1e-5 if "lora_" in name else 0.0
+        assert torch.allclose(value, model.state_dict()[name], rtol=0, atol=near), name
 
 
 @pytest.mark.slow

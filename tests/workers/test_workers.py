@@ -17,14 +17,15 @@ import pytest
 import torch
 from filelock import FileLock
 from pydantic import Field
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from model_code import base
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
 from model_code.backbones.codec import BlockCodec, BlockCodecConfig
 from model_code.backbones.perceptual import PerceptualConfig, PerceptualEncoder
-from model_code.config import MediaConfig, PairsConfig
-from model_code.dubbing.model import DubbingPipelineModel
+from model_code.backbones.transformer import DubbingTransformer
+from model_code.config import MediaConfig, PairsConfig, TransformerConfig
+from model_code.dubbing.model import LORA_FILE, DubbingPipelineModel, save_transformer
 from model_code.errors import InputError
 from model_code.faces.arcface import IResNet
 from model_code.faces.landmarker import Landmarker
@@ -170,6 +171,37 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path, networks:
     model = DubbingPipelineModel.from_pretrained(folder)
     frames = np.zeros((30, 96, 96, 3), np.uint8)
     assert model.dub_crops(frames, np.zeros(19200, np.float32), 0).shape == frames.shape
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_expert_that_one_makes(tmp_path: Path, shard: Path) -> None:
+    """Each decodes its samples and asks its own SyncNet; what is frozen is shared out with the rest."""
+    frozen = {"backbones": published(tmp_path / "published"), "features": tmp_path / "features"}
+    shape = {**SHAPE, "text_dim": 32}
+    torch.manual_seed(0)
+    editor = DubbingTransformer.build(TransformerConfig.model_validate({**shape, "context_channels": 12}))
+    for value in editor.parameters():
+        torch.nn.init.normal_(value, std=0.1)  # a new head is zero, and no adapter would learn
+    save_transformer(editor, tmp_path / "editor" / "transformer")
+    SyncNet(SyncNetConfig(audio_features=64)).save_pretrained(tmp_path / "sync")
+    phase = {
+        "phase": "lip", "steps": 4, "batch_size": 2, "sync_weight": 0.05, "learning_rate": 1e-4, "lora": LORA,
+        "inpaints": True,
+    }  # fmt: skip
+    made = [
+        work(
+            tmp_path / str(count), train, train.TrainConfig, phase=phase, shards=[shard], init=tmp_path / "editor",
+            syncnet=tmp_path / "sync", transformer=shape, flow=FLOW, cache=tmp_path / "latents", processes=count,
+            sharding="sharded", **frozen,
+        )
+        for count in (1, 2)
+    ]  # fmt: skip
+    (alone, expected), (together, result) = made
+    for name in ("loss", "sync", "trained_parameters"):
+        assert result["metrics"][name] == pytest.approx(expected["metrics"][name], rel=1e-4)
+    adapters = load_file(together / "expert" / LORA_FILE)
+    for name, value in load_file(alone / "expert" / LORA_FILE).items():
+        assert torch.allclose(value, adapters[name], rtol=0, atol=1e-5), name
 
 
 @pytest.mark.usefixtures("use_base")

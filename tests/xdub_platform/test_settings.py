@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from assets.training import ASSETS
 from model_code.config import BackbonesConfig
 from model_code.errors import InputError
+from xdub_platform.platform import build_platform
 from xdub_platform.settings import PROFILES, load_settings, unknown_environment
 
 
@@ -82,6 +84,16 @@ def test_the_cluster_dubs_in_the_released_way_with_the_released_networks() -> No
     assert all(phase.reference_drop > 0 for _, phase in settings.phases), (
         "its guidance asks for a model without reference"
     )
+
+
+@pytest.mark.parametrize(("profile", "expert"), [("embedded", 1), ("embedded-full", 1), ("cluster", 4)])
+def test_experts_train_together_on_a_cluster_alone(profile: str, expert: int) -> None:
+    """Elsewhere they run beside each other, whatever number of processes trains the editor."""
+    settings = load_settings(profile=profile, processes={"training_processes": 4})
+    workers = build_platform(settings).workers
+    assert [workers.processes(asset) for asset in ASSETS.values()] == [4, 4, expert, expert]
+    with pytest.raises(InputError, match="TRAINED_TOGETHER"):
+        load_settings(processes={"trained_together": ["syncnet"]})
 
 
 def test_misspelt_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ import assets.generator
 import assets.lip_expert
 import assets.texture_expert
 from assets.gates import accepted, accepted_shards, committed
-from assets.training import training_inputs
+from assets.training import training_inputs, weights_for
 from model_code.dubbing.model import DubberConfig
 from model_code.files import write_json
 from model_code.lifetime import THREADS
@@ -134,10 +134,11 @@ class Stages:
     def _generator(self, settings: Settings) -> Dataset:
         if assets.generator.config(settings) == assets.generator.config(self.settings):
             return committed(self.platform.store, "generator")
-        return self._trained("generator", assets.generator, settings, {}, shards=self._clips())
+        start = weights_for(self.platform, "generator")
+        return self._trained("generator", assets.generator, settings, start, shards=self._clips())
 
     def _editor(self, settings: Settings) -> Dataset:
-        start = {"init": committed(self.platform.store, "generator")}
+        start = weights_for(self.platform, "editor") or {"init": committed(self.platform.store, "generator")}
         return self._trained("editor", assets.editor, settings, start, pairs=self._pairs(settings))
 
     def _expert(self, name: str, settings: Settings, model: Dataset) -> Dataset:
@@ -170,7 +171,7 @@ class Stages:
         config = asset.config(settings)
         read = {dataset.name: dataset for dataset in (*shards, *pairs)}
         name = self._name(stage, asset.VERSION, config, {**read, **models})
-        self._made(name, "train", training_inputs(self.platform, config, shards=shards, pairs=pairs, **models))
+        self._made(name, "train", training_inputs(self.platform, config, models, shards=shards, pairs=pairs))
         return Dataset(name, self.folder / name / "output", name, 0, 0)
 
     def _name(self, stage: str, code: str, config: Mapping[str, Any], inputs: Mapping[str, Dataset]) -> str:

@@ -72,7 +72,7 @@ class MlflowRun:
             self._client.log_batch(self.run_id, params=flat[start : start + PARAM_BATCH])
 
     def datasets(self, datasets: Sequence[Dataset], context: str) -> None:
-        """Logs inputs with their DVC hashes as digests.
+        """Logs inputs with their hashes as digests.
 
         Two runs that start together on the same new data both look for it, find nothing and insert it. The one that
         comes second breaks MLflow's unique key, on sqlite and Postgres alike; when it looks again, the rows are there.
@@ -86,7 +86,7 @@ class MlflowRun:
 
         tag = InputTag("mlflow.data.context", context)
         inputs = [
-            DatasetInput(MlflowDataset(each.name, each.version, source_type="dvc", source=str(each.path)), [tag])
+            DatasetInput(MlflowDataset(each.name, each.version, source_type=each.source, source=str(each.path)), [tag])
             for each in datasets
         ]
         for attempt in range(ATTEMPTS):
@@ -208,7 +208,7 @@ class MlflowRuns(dg.ConfigurableResource):
         Args:
             name: Registered model.
             version: Number or ``@alias``.
-            into: Folder for what must be downloaded; None takes a temporary one that stays.
+            into: Folder for what must be downloaded, unless it is there; None takes a temporary one that stays.
         """
         found = self.model_version(name, version)
         if found is None:
@@ -219,7 +219,7 @@ class MlflowRuns(dg.ConfigurableResource):
             return None
 
     def artifact_path(self, run_id: str, path: str, into: Path | None = None) -> Path:
-        """Where an artifact lies on this machine: in place for local artifacts, else downloaded.
+        """Where an artifact lies on this machine: in place for local artifacts, else downloaded, unless it was before.
 
         Raises:
             FileNotFoundError: There is no such artifact.
@@ -230,6 +230,8 @@ class MlflowRuns(dg.ConfigurableResource):
         uri = urlparse(client.get_run(run_id).info.artifact_uri)
         if uri.scheme in ("", "file"):
             found = Path(unquote(uri.path)) / path
+        elif into is not None and (into / path).exists():
+            found = into / path
         else:
             try:
                 found = Path(client.download_artifacts(run_id, path, str(into) if into else None))

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import yaml
@@ -35,13 +35,14 @@ GIT_IDENTITY = ("-c", "user.name=xdub", "-c", "user.email=xdub@localhost")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A committed directory of the registry."""
+    """A committed directory of the registry, or a registered model's files (`source` mlflow) as an input beside it."""
 
     name: str
     path: Path
     version: str
     size: int
     n_files: int
+    source: Literal["dvc", "mlflow"] = "dvc"
 
 
 class DvcStore(dg.ConfigurableResource):

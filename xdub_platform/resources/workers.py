@@ -27,7 +27,6 @@ from model_code.lifetime import PARENT, THREADS
 from model_code.workers.run import RESULT
 from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
-from xdub_platform.settings import TRAINED_TOGETHER
 
 LOG_LINES = 15
 ALONE = frozenset({"editor", "benchmark_scores"})
@@ -67,16 +66,18 @@ class Workers(dg.ConfigurableResource):
         threads: OMP threads of a worker that others run beside.
         training_threads: OMP threads of the workers of `ALONE`, and of those that train in several processes.
         training_processes: Processes that train one model together.
+        trained_together: Assets whose model they train so.
     """
 
     work_root: str
     threads: int = 1
     training_threads: int = 1
     training_processes: int = 1
+    trained_together: list[str] = []  # noqa: RUF012 - pydantic copies it
 
     def processes(self, asset: str) -> int:
         """How many train an asset's model together."""
-        return self.training_processes if asset in TRAINED_TOGETHER else 1
+        return self.training_processes if asset in self.trained_together else 1
 
     @contextmanager
     def alone(self, context: dg.AssetExecutionContext) -> Iterator[None]:
@@ -121,8 +122,7 @@ class Workers(dg.ConfigurableResource):
         finished.unlink(missing_ok=True)
         write_json(config_path, resolved)
         command = command_of(worker, config_path)
-        together = name in TRAINED_TOGETHER and config.get("processes", 1) > 1
-        threads = self.training_threads if name in ALONE or together else self.threads
+        threads = self.training_threads if name in ALONE or self.processes(name) > 1 else self.threads
         status = self._launch(context, command, log_path, threads)
         if status != 0 or not result_path.is_file():
             raise _failure(worker, status, log_path)
