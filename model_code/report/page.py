@@ -287,7 +287,7 @@ def chain_svg(stages: Sequence[Stage]) -> str:
     lanes: dict[int, list[str]] = defaultdict(list)
     for stage in stages:
         lanes[column(stage.name)].append(stage.name)
-    box_w, box_h, gap_x, gap_y = 136, 58, 22, 16
+    box_w, box_h, gap_x, gap_y = 146, 58, 20, 16
     tallest = max(len(lane) for lane in lanes.values())
     height = tallest * (box_h + gap_y) + gap_y
     places = {}
