@@ -90,7 +90,7 @@ def produce(
         product = commit(platform, name, done)
         platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})
         licences = licences_of(platform, inputs)
-        if licences:
+        if licences or platform.store.recorded(name, RECORD):  # an old one would outlive what it was written for
             platform.store.record(name, RECORD, {"weights": licences})
         verdict = gate.judge(product) if gate else None
         if verdict:

@@ -73,6 +73,7 @@ class Step:
         reason: Why it runs, why it failed, or what blocks it; one line.
         seconds: How long it ran.
         run_id: Dagster's run.
+        refused: Whether what blocks it is a gate that refused its shard: the chain at work, and nothing that broke.
     """
 
     node: Node
@@ -80,12 +81,13 @@ class Step:
     reason: str = ""
     seconds: float = 0.0
     run_id: str | None = None
+    refused: bool = False
 
 
 def why_broken(steps: Sequence[Step]) -> str | None:
     """One line on the steps that broke; a shard without pairs because a gate refused its clips is the chain at work."""
     broken = [step for step in steps if step.status is Status.FAILED]
-    broken += [step for step in steps if step.status is Status.BLOCKED and step.node.partition is None]
+    broken += [step for step in steps if step.status is Status.BLOCKED and not step.refused]
     if not broken:
         return None
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -263,7 +265,7 @@ class Planner:
     def _decide(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> Step:
         blocked = self._blocked(node, parents, steps)
         if blocked:
-            return Step(node, Status.BLOCKED, blocked)
+            return blocked
         reason = self.stale(node)
         return Step(node, Status.RUNNING, reason, run_id=str(uuid.uuid4())) if reason else Step(node, Status.FRESH)
 
@@ -283,8 +285,8 @@ class Planner:
         done.set_result(execute(self.job, self.instance, node, tags, run_id))
         return done
 
-    def _blocked(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> str | None:
-        """Why `node` cannot be made now.
+    def _blocked(self, node: Node, parents: Sequence[Node], steps: dict[Node, Step]) -> Step | None:
+        """The step of a node that cannot be made now, and why.
 
         An asset without partitions gathers what its partitioned inputs have; it decides itself whether that is
         enough. Everything else needs each of its inputs.
@@ -293,13 +295,15 @@ class Planner:
             if node.partition is None and parent.partition is not None:
                 continue
             step = steps.get(parent)
+            own_shard = parent.partition is not None
             if step and step.status in (Status.FAILED, Status.BLOCKED, Status.REJECTED):
-                return f"{parent} {step.status}"
+                refused = own_shard and (step.status is Status.REJECTED or step.refused)
+                return Step(node, Status.BLOCKED, f"{parent} {step.status}", refused=refused)
             if self._latest(parent) is None:
-                return f"{parent} was never made"
+                return Step(node, Status.BLOCKED, f"{parent} was never made")
             rejected = self.rules.rejected(parent)
             if rejected:
-                return f"{parent}: {rejected}"
+                return Step(node, Status.BLOCKED, f"{parent}: {rejected}", refused=own_shard)
         return None
 
     def _nodes_of(self, key: dg.AssetKey) -> list[Node]:

@@ -69,10 +69,10 @@ class RegisteredDubber:
 
         with TemporaryDirectory() as scratch:
             folder, self.version = registered(platform, version, Path(scratch))
+            self._landmarker = base.load("landmarker")
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
             if crew is not None:
-                self._model.sample_with(crew, folder)
-        self._landmarker = base.load("landmarker")
+                self._model.sample_with(crew, folder)  # last: from now on the crew has nobody else's networks
         self._platform, self._features = platform, features
         self._listens: tuple[str, Listener] | None = None
         own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)

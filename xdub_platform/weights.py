@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_code.errors import InputError
 from xdub_platform.integrity import DamagedModelError, verified
+from xdub_platform.licences import carried
 from xdub_platform.locks import held
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MANIFEST_TAG
@@ -127,8 +128,8 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
         raise InputError(f"no version {version} of {name} is registered", "run `xdub weights import` first")
     if found.tags.get("weights.kind") == "wan":
         raise InputError(f"version {found.version} of {name} is Wan, which hears nothing", "give X-Dub's weights")
-    carried = {key: value for key, value in found.tags.items() if key.startswith(("licence", "weights."))}
-    tags = {**carried, "part.weights": f"{name} {found.version}"}
+    origin = {key: value for key, value in found.tags.items() if key.startswith("weights.")}
+    tags = {**origin, **carried({f"{name}/{found.version}": dict(found.tags)})}
     config = DubberConfig(
         mode="editor",
         flow=settings.flow,
@@ -170,9 +171,14 @@ def starting_weights(platform: Platform, asset: str) -> Dataset | None:
     if found is None:
         raise InputError(
             f"{wanted}: no version {version} of {model} is registered",
-            f"run `xdub weights import PATH` with this profile, or set XDUB_START__{asset.upper()}",
+            f"run `xdub weights import PATH` with this profile, or set XDUB_START__{asset.upper()}; bench and ablate "
+            "have a registry for each seed: let them share one, XDUB_MLFLOW__TRACKING_URI",
         )
     digest = _digest_of(found)
+    if not digest:
+        raise InputError(
+            f"{wanted}: version {found.version} of {model} has no manifest of its files", "import it again"
+        )
     kept = platform.settings.path("cache", "weights", digest)
     with held(kept.with_suffix(".lock")):
         try:

@@ -59,10 +59,12 @@ class Crew:
         given = given or {}
         forms = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in given.items()}
         content = json.dumps({"order": order, "tensors": forms}).encode()
+        self.broken = True
         self.own.leaders(torch.tensor([len(content)], device=self.device))
         self.own.leaders(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device))
         for value in given.values():
             self.own.leaders(value.contiguous())
+        self.broken = False
 
     def hear(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Waits for what the leading process tells."""
@@ -79,8 +81,9 @@ class Crew:
         """The others load what the leading process's `sampler` has; returns when they have."""
         self.holds = None
         self.tell({"do": "load", "folder": str(folder), "experts": list(experts)})
+        self.broken = True
         self.own.wait()
-        self.holds = sampler
+        self.broken, self.holds = False, sampler
 
     def go_on(self, beat: Beat | None) -> None:
         """Before every step, in every process: the leading one may end the run for all.

@@ -32,6 +32,7 @@ from tests.xdub_platform.planted import platform_on
 from xdub_platform.chain import Node, failure_line
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import promote
+from xdub_platform.resources.mlflow import MANIFEST_TAG
 from xdub_platform.resources.workers import WorkerRun, Workers
 from xdub_platform.running import rules
 from xdub_platform.settings import RELEASED_FLOW, Settings, load_settings
@@ -178,6 +179,18 @@ def test_missing_and_damaged_weights_are_told_with_what_to_do(tmp_path: Path) ->
     damaged = build_platform(load_settings(state_root=platform.settings.state_root, **named))
     line = failure_line(make(generator, damaged).all_events)
     assert line.startswith("start.generator '/1': version 1 of xdub-dubber-weights: config.json has 2 bytes")
+
+
+def test_weights_without_a_manifest_are_refused_and_cost_no_others(tmp_path: Path) -> None:
+    platform = platform_at(tmp_path / "state")
+    plant(platform, "clips/shard-00000")
+    kept = platform.settings.path("cache", "weights", "another") / "model"
+    kept.mkdir(parents=True)
+    client = MlflowClient(platform.settings.mlflow_uri)
+    client.delete_model_version_tag(WEIGHTS, "1", MANIFEST_TAG)
+    line = failure_line(make(generator, platform).all_events)
+    assert line.startswith(f"start.generator '@xdub': version 1 of {WEIGHTS} has no manifest")
+    assert kept.is_dir()
 
 
 def test_downloads_are_kept_and_fetched_again_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

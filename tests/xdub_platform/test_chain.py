@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.instance.ref import InstanceRef
 
-from xdub_platform.chain import Node, Planner, Rules, Status, Step
+from xdub_platform.chain import Node, Planner, Rules, Status, Step, why_broken
 from xdub_platform.instance import NO_CAPTURE
 
 QUIET_HOME = {"compute_logs": NO_CAPTURE, "telemetry": {"enabled": False}}
@@ -148,6 +148,7 @@ def test_failure_blocks_what_needs_it_and_nothing_else(instance: dg.DagsterInsta
     assert steps["clips[s1]"].reason == "clips[s1] is broken"
     assert steps["pairs[s1|a]"].status is Status.BLOCKED
     assert steps["pairs[s1|a]"].reason == "clips[s1] failed"
+    assert not steps["pairs[s1|a]"].refused
     assert steps["pairs[s0|a]"].status is Status.DONE
     assert steps["scores"].status is Status.DONE
     world.broken = {"left"}
@@ -169,9 +170,12 @@ def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
     assert "pairs[s1|b]" not in steps
     assert (steps["clips[s1]"].status, steps["clips[s1]"].reason) == (Status.REJECTED, "gate failed")
     assert steps["pairs[s1|a]"].reason == "clips[s1] rejected"
+    assert why_broken([*steps.values()]) is None
     world.broken.clear()
     planner.run("clips")
-    assert {step.reason for step in planner.run("pairs") if step.reason} == {"clips[s1]: gate failed"}
+    again = planner.run("pairs")
+    assert {step.reason for step in again if step.reason} == {"clips[s1]: gate failed"}
+    assert why_broken(again) is None
     assert steps["model"].status is Status.DONE
     store["raw[s0]"] = "gone"
     assert planner.stale(Node("raw", "s0")) == "its data is not in the store"

@@ -112,7 +112,7 @@ def test_it_dubs_in_the_released_way_and_is_whole_in_its_folder(platform: Platfo
 def test_a_licence_goes_with_the_weights_into_the_dubber(platform: Platform) -> None:
     tags = platform.mlflow.versions(NAME)[1]
     assert (tags["licence"], tags["licence.required"], tags["weights.kind"]) == ("none published", "true", "xdub")
-    assert tags["part.weights"] == f"{NAME}-weights 1"
+    assert tags["part.weights"] == f"{NAME}-weights/1"
     for decision in (promote(platform, 1), roll_back(platform, 1)):
         assert not decision.accepted
         assert "set the tag licence.acknowledged of version 1" in decision.reason

@@ -172,14 +172,20 @@ def serve(settings: Settings, name: str, device: str, leaving: threading.Event, 
                 continue
             job = queue.claim(name, dubber.version, limits.lease_seconds, limits.max_attempts)
             if job is not None:
-                make(job, dubber, queue, store, settings, leaving)
+                make(job, dubber, queue, store, settings, leaving, crew)
         except SQLAlchemyError as error:
             log.warning("the queue's database does not answer: %s", type(error).__name__)
             leaving.wait(1.0)
 
 
 def make(
-    job: Job, dubber: RegisteredDubber, queue: JobQueue, store: JobStore, settings: Settings, leaving: threading.Event
+    job: Job,
+    dubber: RegisteredDubber,
+    queue: JobQueue,
+    store: JobStore,
+    settings: Settings,
+    leaving: threading.Event,
+    crew: Crew | None = None,
 ) -> None:
     """Makes one job from beginning to end with one model, and records what became of it."""
     folder, result = store.folder(job.id), f"result-{job.attempts}.mp4"
@@ -215,7 +221,8 @@ def make(
             log.exception("job %s failed", job.id)
             full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             what = "the server's disk is full" if full else f"the dub failed: {type(error).__name__}"
-            ended = {"state": State.FAILED, "error": what}
+            # What a lost process ended is not the job's fault: whoever comes next tries it again.
+            ended = {} if crew and crew.broken else {"state": State.FAILED, "error": what}
     if not ended:
         _insist(lambda: queue.hand_back(job))
     elif not _insist(lambda: queue.finish(job, **ended)):

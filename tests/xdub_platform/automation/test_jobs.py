@@ -103,7 +103,17 @@ def test_who_comes_second_waits_but_not_forever(platform: Platform) -> None:
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([Step(Node("clips", "s0"), Status.REJECTED, "no consent"), Step(Node("pairs", "s0"), Status.BLOCKED)], None),
+        (
+            [
+                Step(Node("clips", "s0"), Status.REJECTED, "no consent"),
+                Step(Node("pairs", "s0"), Status.BLOCKED, refused=True),
+            ],
+            None,
+        ),
+        (
+            [Step(Node("pairs", "s0"), Status.BLOCKED, "generator was never made")],
+            "pairs[s0] blocked: generator was never made",
+        ),
         ([Step(Node("clips", "s0"), Status.FAILED, "no disk")], "clips[s0] failed: no disk"),
         ([Step(Node("lip"), Status.BLOCKED, "syncnet rejected")], "lip blocked: syncnet rejected"),
     ],
