@@ -23,7 +23,7 @@ def phase_config(settings: Settings, phase: str, *base: str) -> dict[str, Any]:
         base: Networks of the shipped base that the phase reads.
     """
     numbers = getattr(settings.phases, phase)
-    start = getattr(settings.start, phase, None)
+    start = settings.start.named(phase)
     return {
         **({"start": start} if start else {}),
         "phase": numbers.model_copy(update={"seed": settings.seed + numbers.seed}).model_dump(mode="json"),

@@ -1,4 +1,9 @@
-"""The smallest transformer that a whole chain still trains: settings that several tests share."""
+"""The smallest transformer that a whole chain still trains, and random ones: what several tests share."""
+
+import torch
+
+from model_code.backbones.transformer import DubbingTransformer
+from model_code.config import TransformerConfig
 
 TINY_TRANSFORMER = {
     "dim": 48,
@@ -10,3 +15,12 @@ TINY_TRANSFORMER = {
     "refiner_width": 16,
     "refiner_layers": 1,
 }
+
+
+def random_transformer(config: TransformerConfig, std: float) -> DubbingTransformer:
+    """A model with every weight random, the zero-initialised too."""
+    torch.manual_seed(0)
+    model = DubbingTransformer.build(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model.eval()

@@ -307,6 +307,11 @@ class StartSettings(Config):
     )
     editor: RegisteredName | None = Field(None, description="None: the generator's weights.")
 
+    def named(self, asset: str) -> str | None:
+        """What an asset's training starts from; None where nothing is named, or nothing can be."""
+        found: str | None = getattr(self, asset, None)
+        return found
+
 
 WAN = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 RELEASED_BACKBONES = {

@@ -162,7 +162,7 @@ def starting_weights(platform: Platform, asset: str) -> Dataset | None:
     Raises:
         InputError: They are not registered, or damaged.
     """
-    named = _named(platform.settings, asset)
+    named = platform.settings.start.named(asset)
     if named is None:
         return None
     model, version = _model_and_version(platform.settings, named)
@@ -205,7 +205,7 @@ def moved(platform: Platform, asset: str, made_from: Mapping[str, str]) -> str |
         asset: What training makes.
         made_from: The inputs that the present one was made from: name -> version.
     """
-    named = _named(platform.settings, asset)
+    named = platform.settings.start.named(asset)
     if named is None:
         return None
     model, version = _model_and_version(platform.settings, named)
@@ -213,11 +213,6 @@ def moved(platform: Platform, asset: str, made_from: Mapping[str, str]) -> str |
     if found is None or _digest_of(found) in made_from.values():
         return None
     return f"start.{asset} '{named}' is version {found.version} of {model} now"
-
-
-def _named(settings: Settings, asset: str) -> str | None:
-    named: str | None = getattr(settings.start, asset, None)
-    return named
 
 
 def _model_and_version(settings: Settings, named: str) -> tuple[str, str]:

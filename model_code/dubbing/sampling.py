@@ -8,8 +8,8 @@ there, and all processes leave the loop at the same step. Orders are JSON and ba
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,11 @@ class Crew:
         given = given or {}
         forms = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in given.items()}
         content = json.dumps({"order": order, "tensors": forms}).encode()
-        self.broken = True
-        self.own.leaders(torch.tensor([len(content)], device=self.device))
-        self.own.leaders(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device))
-        for value in given.values():
-            self.own.leaders(value.contiguous())
-        self.broken = False
+        with self.in_step():
+            self.own.leaders(torch.tensor([len(content)], device=self.device))
+            self.own.leaders(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device))
+            for value in given.values():
+                self.own.leaders(value.contiguous())
 
     def hear(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Waits for what the leading process tells."""
@@ -81,9 +80,16 @@ class Crew:
         """The others load what the leading process's `sampler` has; returns when they have."""
         self.holds = None
         self.tell({"do": "load", "folder": str(folder), "experts": list(experts)})
+        with self.in_step():
+            self.own.wait()
+        self.holds = sampler
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Around what all take part in: until it is over they are not known to be where this process is."""
         self.broken = True
-        self.own.wait()
-        self.broken, self.holds = False, sampler
+        yield
+        self.broken = False
 
     def go_on(self, beat: Beat | None) -> None:
         """Before every step, in every process: the leading one may end the run for all.
@@ -146,10 +152,8 @@ class WindowSampler:
         if self.crew.holds is not self:
             raise RuntimeError("the sampling processes hold another model")
         self.crew.tell({"do": "sample", "flow": flow.model_dump(mode="json")}, given)
-        self.crew.broken = True  # until they are known to be where this one is
-        latents = self._run(flow, given, beat)
-        self.crew.broken = False
-        return latents
+        with self.crew.in_step():
+            return self._run(flow, given, beat)
 
     def follow(self, order: Mapping[str, Any], given: Mapping[str, Tensor]) -> None:
         """What another process than the leading one does of a run."""

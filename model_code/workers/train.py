@@ -249,10 +249,10 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     name = config.phase.phase
     torch.manual_seed(seed_for("weights", name, config.phase.seed) % 2**32)
     if name in ("base", "generator"):
-        return _generator(config, latent_channels)
+        return _weights(config, latent_channels)
     if config.init is None and config.weights is None:
         raise InputError(f"the {name} phase has no init", "give the output folder of the phase before")
-    model = _generator(config, latent_channels)
+    model = _weights(config, latent_channels)
     if name == "editor":
         return generator_to_editor(model, config.phase.companion).train()
     if config.phase.lora is None:
@@ -265,7 +265,7 @@ def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     return model
 
 
-def _generator(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
+def _weights(config: TrainConfig, latent_channels: int) -> DubbingTransformer:
     """Registered weights, the phase before, the shipped prior if it has the shape, or random weights."""
     wanted = config.transformer.model_copy(update={"context_channels": latent_channels})
     if config.weights is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_code.backbones.split import Split
 from model_code.backbones.transformer import DubbingTransformer
@@ -17,6 +17,7 @@ from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import sigmas
 from model_code.errors import InputError
 from model_code.team import Member, started
+from tests.tiny import random_transformer
 
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=6, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
@@ -35,11 +36,7 @@ GRIDS = ((4, 10), (6, 10))
 
 
 def build(form: dict[str, Any]) -> DubbingTransformer:
-    torch.manual_seed(0)
-    model = DubbingTransformer.build(SMALL.model_copy(update=form))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.15)
-    return model.eval()
+    return random_transformer(SMALL.model_copy(update=form), std=0.15)
 
 
 def given(grid: tuple[int, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from model_code.backbones.presets import PRESETS
 from model_code.backbones.transformer import DubbingTransformer, generator_to_editor, linear_gain
 from model_code.config import TransformerConfig
 from model_code.errors import InputError
+from tests.tiny import random_transformer
 
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
@@ -22,12 +23,7 @@ SMALL = TransformerConfig(
 
 
 def build(**changes: object) -> DubbingTransformer:
-    """A small model with every weight random, the zero-initialised too."""
-    torch.manual_seed(0)
-    model = DubbingTransformer.build(SMALL.model_copy(update=changes))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return random_transformer(SMALL.model_copy(update=changes), std=0.2)
 
 
 def inputs(reference_frames: int = 3, context: int = 0) -> dict[str, torch.Tensor]:

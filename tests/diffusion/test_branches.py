@@ -16,6 +16,7 @@ from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
 from model_code.diffusion.schedule import experts_by_step, sampling_times, sigmas
 from model_code.errors import InputError
+from tests.tiny import random_transformer
 
 SMALL = TransformerConfig(
     dim=24, num_layers=2, num_heads=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4, audio_dim=6,
@@ -25,11 +26,7 @@ SMALL = TransformerConfig(
 
 
 def build(**changes: object) -> DubbingTransformer:
-    torch.manual_seed(0)
-    model = DubbingTransformer.build(SMALL.model_copy(update=changes))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return model.eval()
+    return random_transformer(SMALL.model_copy(update=changes), std=0.15)
 
 
 def given(batch: int = 2) -> dict[str, Any]:

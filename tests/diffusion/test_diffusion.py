@@ -23,7 +23,7 @@ from model_code.diffusion.flow import (
 )
 from model_code.diffusion.guidance import Guidance, guided
 from model_code.diffusion.sampler import replace_border, sample
-from model_code.diffusion.schedule import check_experts, experts_by_step, sigmas
+from model_code.diffusion.schedule import check_experts, expert_windows, experts_by_step, sigmas
 from model_code.errors import InputError
 from model_code.training.losses import region_weights, velocity_loss
 
@@ -81,7 +81,7 @@ def test_clipped_estimate_limits_the_step() -> None:
 
 def test_each_expert_acts_on_two_steps_of_the_shipped_schedule() -> None:
     flow = FlowConfig()
-    windows = {"lip": flow.lip_window, "texture": flow.texture_window}
+    windows = expert_windows(flow)
     check_experts(sigmas(flow.sampling_steps, flow.sampling_shift), windows)
     # The paper's windows at the release's 30 steps and shift 5.
     acting = experts_by_step(sigmas(30, 5.0), {"lip": (0.4, 0.8), "texture": (0.0, 0.3)})

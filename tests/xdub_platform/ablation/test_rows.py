@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_code.diffusion.schedule import experts_by_step, sigmas
+from model_code.diffusion.schedule import expert_windows, experts_by_step, sigmas
 from model_code.errors import InputError
 from xdub_platform.ablation.orderings import ORDERINGS
 from xdub_platform.ablation.rows import ROWS, TABLES, inpainting, long_segments, single_phase
@@ -79,7 +79,7 @@ def test_every_window_of_table_8_holds_other_steps(settings: Settings) -> None:
     rows = Wanted(("8",), (0,)).rows
     for row in rows:
         flow = settings.flow.model_copy(update=dict(row.sampling))
-        windows = {"lip": flow.lip_window, "texture": flow.texture_window}
+        windows = expert_windows(flow)
         held.add(tuple(experts_by_step(sigmas(flow.sampling_steps, flow.sampling_shift), windows)))
     assert len(held) == len(rows) == 6
 
