@@ -26,7 +26,6 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 
 FEATURE_RATE = 50
 _CHUNK = 1000  # features per pass
-_MARGIN = 20  # features of context on either side; the receptive field is 15
 
 
 @runtime_checkable
@@ -85,7 +84,7 @@ class AudioEncoderConfig(BaseModel):
     bands: int = Field(default=80, description="Mel bands of the input.")
     width: int = Field(default=192, description="Channels inside.")
     dilations: tuple[int, ...] = Field(
-        default=(1, 2, 3, 4, 1), description="One residual block each, in features of 20 ms."
+        default=(1, 2, 4, 8, 4, 2, 1), description="One residual block each, in features of 20 ms."
     )
     features: int = Field(default=64, description="Width of the output.")
     groups: int = Field(default=len(GROUPS), description="Viseme classes of the first head.")
@@ -93,7 +92,7 @@ class AudioEncoderConfig(BaseModel):
 
 
 class AudioEncoder(SavedModule[AudioEncoderConfig]):
-    """Convolutional encoder of log-mel spectra with a receptive field of about +-0.25 s."""
+    """Convolutional encoder of log-mel spectra with a receptive field of about +-0.5 s."""
 
     config_type = AudioEncoderConfig
 
@@ -115,6 +114,11 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
     def feature_dim(self) -> int:
         """Width of the features."""
         return self.config.features
+
+    @property
+    def reach(self) -> int:
+        """Features on either side that a feature hears: those of the blocks, and at most four of the stem."""
+        return sum(self.config.dilations) + 4
 
     def hidden(self, mel: Tensor) -> Tensor:
         """Features before normalisation, (B, features, N), from log-mel (B, 2N, bands)."""
@@ -147,7 +151,7 @@ class AudioEncoder(SavedModule[AudioEncoderConfig]):
         rows = -(-length // HOP)
         count = -(-rows // 2)
         features = np.empty((count, self.config.features), np.float32)
-        for first, start, stop, last in spans(count, _CHUNK, _MARGIN):
+        for first, start, stop, last in spans(count, _CHUNK, self.reach):
             mel = log_mel_rows(sound, length, 2 * first, min(2 * last, rows))
             mel = np.pad(mel, ((0, 2 * (last - first) - len(mel)), (0, 0)), constant_values=-1.0)
             chunk = self(torch.from_numpy(mel)[None].to(self.mean.device))[0].float().cpu().numpy()

@@ -43,7 +43,7 @@ class _Speech:
 
 
 def train_audio_encoder(
-    out_dir: Path | str, steps: int = 2000, seed: int = 0, pool: int = 2000, batch_size: int = 24
+    out_dir: Path | str, steps: int = 4000, seed: int = 0, pool: int = 8000, batch_size: int = 24
 ) -> dict[str, Any]:
     """Trains an `AudioEncoder` and saves it with its card.
 
@@ -84,7 +84,7 @@ def train_audio_encoder(
     card = {
         "name": "audio_encoder",
         "made_for": "the embedded profile: speech features in the place of Whisper's encoder",
-        "command": "make pretrain",
+        "command": "python -m model_code.pretrain audio_encoder",
         "data": f"{pool} espeak-ng utterances of jumbled training words, {len(VOICES)} languages, "
         "35 voice variants; held out: 60 sentences, 5 voice variants",
         "seed": seed,
