@@ -18,10 +18,11 @@ from model_code.avatars.seeds import FRESH, RANGE
 from model_code.config import Config
 from model_code.seeding import rng_for, seed_for
 from model_code.speech.espeak import VOICES, Utterance, draw_voice, synthesize
-from model_code.speech.sentences import Split, draw_sentence, random_sentence
+from model_code.speech.sentences import Split, draw_sentence, random_sentence, sentences
 from model_code.speech.visemes import mouth_coefficients
 
 SAMPLES_PER_FRAME = 640
+_DRAWS = 100  # of other words, until they share no sentence with the clip's
 Key = TypeVar("Key", bound=str)
 KIND_SHARES: dict[Kind, float] = {"natural": 0.65, "stylised": 0.2, "nonhuman": 0.15}
 CONDITION_SHARES: dict[Condition, float] = {"plain": 0.6, "occluded": 0.14, "changing_light": 0.13, "profile": 0.13}
@@ -162,14 +163,24 @@ def speech_of(spec: ClipSpec) -> Utterance:
 
 
 def other_speech(spec: ClipSpec, key: object, split: Split | None = None) -> Utterance:
-    """Other words by the same voice in the same language, about as long: what a clip can be dubbed to."""
+    """Other words by the same voice in the same language, about as long: what a clip can be dubbed to.
+
+    It shares no sentence with the clip: one that begins as the clip does is no dub for as long as that lasts.
+    Where the bank is too small for that, the draw that shares the fewest is taken.
+    """
+    split = split or spec.split
     rng = rng_for("other speech", spec.name, spec.seed, key)
     seconds = spec.n_frames / FPS
-    for _ in range(20):
-        text, _ = _say(rng, spec.language, spec.voice, (0.85 * seconds, seconds), split or spec.split, False)
-        if text != spec.text:
+    said = {sentence for sentence in sentences(spec.language, split) if sentence in spec.text}
+    best, fewest = "", len(said) + 1
+    for _ in range(_DRAWS):
+        text, _ = _say(rng, spec.language, spec.voice, (0.85 * seconds, seconds), split, False)
+        shared = sum(sentence in text for sentence in said)
+        if shared < fewest:
+            best, fewest = text, shared
+        if not fewest:
             break
-    return synthesize(text, spec.language, voice=spec.voice)
+    return synthesize(best, spec.language, voice=spec.voice)
 
 
 def fit_utterance(utterance: Utterance, n_frames: int) -> Utterance:

@@ -43,6 +43,8 @@ from model_code.speech.espeak import Utterance
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_FRAME = 640
+CASES_VERSION = 2
+"""Rises when the same settings make other cases."""
 PERCEIVED_EVERY = 3
 """Every so many frames one is shown to the perceptual encoder: those 0.12 s apart say the same."""
 Dubber = Callable[[Sequence[DubItem]], Sequence[np.ndarray]]
@@ -209,7 +211,7 @@ def build_cases(
 
 
 def _case_path(folder: Path, spec: ClipSpec, config: BenchmarkConfig) -> Path:
-    version = seed_for(spec.model_dump_json(), config.seed, config.silent_frames) % 10**8
+    version = seed_for(spec.model_dump_json(), config.seed, config.silent_frames, CASES_VERSION) % 10**8
     return folder / f"{spec.name}-{version:08d}.npz"
 
 

@@ -24,6 +24,7 @@ from model_code.avatars.corpus import corpus_specs, read_specs, write_corpus
 from model_code.avatars.sheet import head_sheet, strip
 from model_code.config import CorpusConfig
 from model_code.media.video import read_video
+from model_code.speech.sentences import sentences
 
 SMALL = CorpusConfig(training_heads=1, heldout_heads=1, clips_per_head=2, seconds=(1.0, 1.2), frame_size=64)
 
@@ -91,6 +92,20 @@ def test_the_exact_reference_of_other_speech_moves_the_mouth_alone(spec: ClipSpe
     above = int(clip.landmarks[:, 17:27, 1].min())  # the brows
     assert np.array_equal(other.frames[:, :above], clip.frames[:, :above])
     np.testing.assert_allclose(other.landmarks[:, 36:48], clip.landmarks[:, 36:48], atol=0.1)  # cheeks push lids
+
+
+def test_other_speech_shares_no_sentence_with_the_clip() -> None:
+    for spec in (*fresh_specs(77, 8), *fresh_specs(5, 8)):
+        said = [sentence for sentence in sentences(spec.language, "heldout") if sentence in spec.text]
+        assert said
+        other = other_speech(spec, "test").text
+        assert other
+        assert not [sentence for sentence in said if sentence in other], (spec.text, other)
+
+
+def test_other_speech_of_one_who_has_said_everything(spec: ClipSpec) -> None:
+    everything = spec.model_copy(update={"text": " ".join(sentences(spec.language, spec.split))})
+    assert other_speech(everything, 1).text in everything.text
 
 
 def test_shorter_speech_is_followed_by_rest(spec: ClipSpec) -> None:
