@@ -264,8 +264,7 @@ class FlowConfig(Config):
             "10 s^1.5 (release)",
             "set by measurement on the base",
             "base as editor, 12 fresh heads: 1, 1.25 and 1.5 give opening 0.78, 0.80 and 0.81, width 0.43, 0.48 and "
-            "0.53, leak 0.25, 0.21 and 0.18, lips +3.20, +3.18 and +3.01 dB; the demo's eight clips: 3 gives leak 0.25 "
-            "where 1.5 gives 0.36, but lips -0.8 against +2.2 dB",
+            "0.53, leak 0.25, 0.21 and 0.18, lips +3.20, +3.18 and +3.01 dB",
         ),
     )
     guidance_from: float = Field(
