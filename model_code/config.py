@@ -287,6 +287,14 @@ class FlowConfig(Config):
         description="Steps of the schedule above this time are skipped; below 1 sampling starts from the noised "
         "reference, so it is for editors (paper: about 10 of 50 steps fewer).",
     )
+    companion_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Editors with context channels: how much of the first step's estimate sees the companion's mouth. "
+        "The rest is made by the same model with the face masked, as a generator sees it, which takes landmarks. Less "
+        "lets less of the old mouth through.",
+    )
     remember: bool = Field(
         False,
         description="Sampling computes once a window what steps and guidance branches share: keys and values of sound "
@@ -304,7 +312,7 @@ class FlowConfig(Config):
     @property
     def for_generator(self) -> FlowConfig:
         """Without what takes a reference of the target's own frames: of these a generator has one at most."""
-        return self.model_copy(update={"border": False, "start_from": 1.0})
+        return self.model_copy(update={"border": False, "start_from": 1.0, "companion_share": 1.0})
 
     @property
     def sampling_noise(self) -> float:

@@ -39,6 +39,9 @@ def sample(
     text: Tensor | None = None,
     negative: Tensor | None = None,
     context: Tensor | None = None,
+    masked: Tensor | None = None,
+    face: Tensor | None = None,
+    companion_share: float = 1.0,
     motion: Tensor | None = None,
     border: bool = False,
     noise_scale: float = 1.0,
@@ -58,7 +61,11 @@ def sample(
         prediction: What the model's output means.
         text: (B,words,text_dim) or None.
         negative: As `text`, for the branch without reference and audio; None: that is told the text, too.
-        context: (B,context,F,h,w), the generator's masked video, or None.
+        context: (B,context,F,h,w), the generator's masked video or an editor's companion, or None.
+        masked: As `context`, an editor's second view of the same frames: with the face masked. None: it has one view.
+        face: The reference of that view, (B,C,1,h,w).
+        companion_share: What the first view counts in the first step's estimate; the second counts the rest. The first
+            step decides how much of the old mouth stays.
         motion: (B,C,m,h,w) clean latents of the first m frames, at time 0 and written back after every step.
         border: Replace the outermost latent cells by the reference, noised to min(t, 0.95) before every step and
             clean after the last; motion frames are left alone. Needs a reference of F frames.
@@ -112,5 +119,8 @@ def sample(
             raw = guided(model, guidance, t, inputs, timestep, reference, audio, text, negative)
         else:
             raw = branches(t, inputs, timestep, last=after == 0)
+        if index == 0 and masked is not None and face is not None:
+            unseen = guided(model, guidance, t, torch.cat([masked, z], dim=1), timestep, face, audio, text, negative)
+            raw = companion_share * raw + (1 - companion_share) * unseen
         z = keep_motion(z + (after - t) * to_velocity(raw, z, timestep, prediction))
     return replace_border(z, reference, kept) if border else z

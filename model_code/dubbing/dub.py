@@ -24,7 +24,7 @@ from model_code.dubbing.sampling import Beat
 from model_code.dubbing.strand import DubbedPart
 from model_code.dubbing.who import Progress, Telling, first
 from model_code.errors import InputError
-from model_code.faces.crop import crop_yuv
+from model_code.faces.crop import crop_yuv, to_crop
 from model_code.faces.landmarker import Landmarker
 from model_code.media.audio import Excerpt, Sound
 from model_code.media.probe import DEMUXERS
@@ -34,6 +34,7 @@ from model_code.media.yuv import YuvFrame
 from model_code.seeding import seed_for
 
 U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
 
 CRF = 15
 """Keeps the luma of what was not touched above 45 dB."""
@@ -45,11 +46,18 @@ class DubbingModel(Protocol):
     """What `dub_file` needs of a model."""
 
     def dub_stream(
-        self, frames: Iterable[U8], count: int, samples: Sound, seed: int, beat: Beat | None = None
+        self,
+        frames: Iterable[U8],
+        count: int,
+        samples: Sound,
+        seed: int,
+        beat: Beat | None = None,
+        landmarks: F32 | None = None,
     ) -> Iterator[DubbedPart]:
         """Dubs `count` crops (S, S, 3) to 16 kHz sound, part by part; as many come back.
 
-        `beat` is called before every step of sampling; what it raises ends the dub.
+        `beat` is called before every step of sampling; what it raises ends the dub. `landmarks` (count, 68, 2) are
+        the crops'.
         """
         ...
 
@@ -213,7 +221,9 @@ def _dubbed_crops(
                     return
 
         heard = Excerpt(sound, start * step, end * step)
-        for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start), beat):
+        sources = plan.source[start:end]
+        points = to_crop(plan.landmarks[sources], plan.boxes[sources], config.crop_size)
+        for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start), beat, points):
             if part.retries or part.noise:
                 noisy.append(NoisyWindow(start + part.start, part.noise))
             if len(part.frames):

@@ -106,6 +106,11 @@ class DubbingPipelineModel:
                 f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
                 "a generator has context channels, an editor has them only if it is residual",
             )
+        if config.mode == "editor" and config.flow.companion_share < 1 and not channels:
+            raise InputError(
+                f"companion_share {config.flow.companion_share} of a transformer without context channels",
+                "the masked view goes through them: set flow.companion_share to 1",
+            )
         check_fit(transformer.config, codec, audio_encoder, prompts)
         self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
         self.transformer = transformer.eval()
@@ -174,16 +179,18 @@ class DubbingPipelineModel:
         samples: Sound,
         seed: int,
         beat: Beat | None = None,
+        landmarks: NDArray[np.float32] | None = None,
     ) -> Iterator[DubbedPart]:
         """Dubs one clip of `count` crops (S, S, 3) as they come, in memory that does not grow with its length.
 
         Only the sound's features stay whole, 13 kB a second of them. `beat` is called before every step of sampling,
-        also of a window that is made again; what it raises ends the dub.
+        also of a window that is made again; what it raises ends the dub. `landmarks` (count, 68, 2) are those of the
+        crops, for models whose `flow.companion_share` is below 1.
 
         Raises:
             InputError: As `dub_many`.
         """
-        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed)], beat=beat):
+        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed, landmarks)], beat=beat):
             yield part
 
     @torch.no_grad()
@@ -266,13 +273,14 @@ class DubbingPipelineModel:
         items = [strand.item for strand in strands]
         frames = [_part(item.frames, start, config.window_frames) for item in items]
         motion = [strand.motion for strand in strands if strand.motion is not None]
+        masked = face = None
         if config.mode == "editor":
             reference = self._encode(frames)
             context = reference if self.transformer.config["context_channels"] else None
+            if flow.companion_share < 1:
+                masked, face = self._masked_view(items, frames, start)
         else:
-            shown = [self._reference_frame(len(item.frames), start) for item in items]
-            reference = self._encode([_part(item.frames, n, 1) for item, n in zip(items, shown, strict=True)])
-            context = self._encode([self._masked(*one, start) for one in zip(items, shown, strict=True)])
+            context, reference = self._masked_view(items, frames, start)
         audio = np.stack(
             [audio_windows(strand.features, length, self._audio_window, start_frame=start) for strand in strands]
         )
@@ -285,9 +293,16 @@ class DubbingPipelineModel:
             "text": text,
             "negative": negative,
             "context": context,
+            "masked": masked,
+            "face": face,
             "motion": self._encode(motion) if motion else None,
         }
         return self._sampler(flow, {name: value for name, value in given.items() if value is not None}, beat)
+
+    @property
+    def masks(self) -> bool:
+        """Whether it masks faces, for which it needs landmarks."""
+        return self.config.mode == "generator" or self.config.flow.companion_share < 1
 
     @property
     def _audio_window(self) -> int:
@@ -303,14 +318,25 @@ class DubbingPipelineModel:
             return 0 if middle > n_frames // 2 else n_frames - 1
         return min(middle, n_frames - 1)
 
-    def _masked(self, item: DubItem, shown: int, start: int) -> NDArray[np.uint8]:
+    def _masked_view(
+        self, items: Sequence[DubItem], frames: Sequence[NDArray[np.uint8]], start: int
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of the window from frame `start` with the face masked (B,C,F,h,w), and of the frame that shows it."""
+        faces, hidden = [], []
+        for item, window in zip(items, frames, strict=True):
+            shown = self._reference_frame(len(item.frames), start)
+            inside = start <= shown < start + len(window)
+            faces.append(window[shown - start][None] if inside else _part(item.frames, shown, 1))
+            hidden.append(self._masked(item, np.concatenate([faces[-1], window]), shown, start))
+        return self._encode(hidden), self._encode(faces)
+
+    def _masked(self, item: DubItem, frames: NDArray[np.uint8], shown: int, start: int) -> NDArray[np.uint8]:
+        """`frames` but the first, masked; that one is the item's frame `shown`, whose face the holes get."""
         assert item.landmarks is not None
-        assert isinstance(item.frames, np.ndarray)
-        # The frame that the hole shows comes first, as it may be none of the window's.
-        places = np.append(shown, np.minimum(np.arange(start, start + self.config.window_frames), len(item.frames) - 1))
+        places = np.append(shown, np.minimum(np.arange(start, start + len(frames) - 1), len(item.frames) - 1))
         occluder = None if item.occluder is None else item.occluder[places]
         fill = self.transformer.config["context_fill"]
-        return masked_context(item.frames[places], item.landmarks[places], occluder, fill, 0)[1:]
+        return masked_context(frames, item.landmarks[places], occluder, fill, 0)[1:]
 
     def _noise(self, seed: int, start: int, length: int, retry: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor
@@ -321,9 +347,9 @@ class DubbingPipelineModel:
         size = self.config.crop_size
         if item.frames.shape[1:] != (size, size, 3) or not len(item.frames):
             raise InputError(f"crops of shape {item.frames.shape}", f"this model takes (T, {size}, {size}, 3)")
-        if self.config.mode == "generator" and item.landmarks is None:
+        if item.landmarks is None and self.masks:
             raise InputError(
-                "a generator without landmarks", "give DubItem.landmarks: it paints inside a mask made of them"
+                f"{self.config.mode} of a clip without landmarks", "give DubItem.landmarks: a mask is made of them"
             )
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:

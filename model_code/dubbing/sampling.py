@@ -141,7 +141,8 @@ class WindowSampler:
 
         Args:
             flow: The sampler's settings.
-            given: `noise`, `reference` and `audio` of `sample`; `text`, `negative`, `context`, `motion` if there are.
+            given: `noise`, `reference` and `audio` of `sample`; `text`, `negative`, `context`, `masked` and `face`,
+                `motion` if there are.
             beat: Called before every step.
 
         Raises:
@@ -179,6 +180,7 @@ class WindowSampler:
                 prediction=flow.prediction,
                 noise_scale=flow.sampling_noise,
                 border=flow.border,
+                companion_share=flow.companion_share,
                 before_step=before_step,
                 remember=flow.remember,
                 step_reuse=flow.step_reuse,

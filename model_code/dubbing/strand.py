@@ -53,7 +53,7 @@ class DubItem:
         frames: (T, S, S, 3) uint8 crops, or a reel of them.
         samples: 16 kHz sound; cut or followed by silence to T frames.
         seed: Decides the noise.
-        landmarks: (T, 68, 2); a generator needs them for its mask.
+        landmarks: (T, 68, 2); what masks faces needs them: a generator, an editor with a `companion_share` below 1.
         occluder: (T, S, S) bool, kept by a generator; None if nothing is in the way.
     """
 

@@ -46,7 +46,13 @@ class PaintedMouth:
         self.asked: list[tuple[int, int]] = []
 
     def dub_stream(
-        self, frames: Iterable[U8], count: int, samples: Sound, seed: int, beat: Callable[[], None] | None = None
+        self,
+        frames: Iterable[U8],
+        count: int,
+        samples: Sound,
+        seed: int,
+        beat: Callable[[], None] | None = None,
+        landmarks: np.ndarray | None = None,
     ) -> Iterator[DubbedPart]:
         self.asked.append((count, len(samples)))
         for index, frame in enumerate(frames):
@@ -289,7 +295,13 @@ class Copying:
     """Gives the crops back window by window, as a model holds them."""
 
     def dub_stream(
-        self, frames: Iterable[U8], count: int, samples: Sound, seed: int, beat: Callable[[], None] | None = None
+        self,
+        frames: Iterable[U8],
+        count: int,
+        samples: Sound,
+        seed: int,
+        beat: Callable[[], None] | None = None,
+        landmarks: np.ndarray | None = None,
     ) -> Iterator[DubbedPart]:
         reel = Reel(frames, count)
         for start in range(0, count, 25):
@@ -344,7 +356,13 @@ def test_streaming_changes_no_pixel(clip: Path, landmarker: Landmarker, tmp_path
 def test_noise_is_told_in_the_notes(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
     class Noisy(Copying):
         def dub_stream(
-            self, frames: Iterable[U8], count: int, samples: Sound, seed: int, beat: Callable[[], None] | None = None
+            self,
+            frames: Iterable[U8],
+            count: int,
+            samples: Sound,
+            seed: int,
+            beat: Callable[[], None] | None = None,
+            landmarks: np.ndarray | None = None,
         ) -> Iterator[DubbedPart]:
             for part in super().dub_stream(frames, count, samples, seed, beat):
                 yield replace(part, retries=1 if part.start else 2, noise=not part.start)

@@ -172,6 +172,44 @@ def test_a_stream_is_dubbed_while_it_comes(
     assert np.array_equal(np.concatenate(parts), model.dub_many([item])[0])
 
 
+def test_a_first_step_that_does_not_see_the_mouth(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    """At share 0 an editor's first step is the generator's; in between it is between; later steps are its own."""
+    network, item = transformer(12), clip(3, 25)
+
+    def latents(share: float, steps: int = 1, mode: Literal["editor", "generator"] = "editor") -> torch.Tensor:
+        flow = FLOW.model_copy(update={"companion_share": share, "sampling_steps": steps})
+        config = DubberConfig(mode=mode, flow=flow, crop_size=SIZE, noise_retries=0)
+        model = DubbingPipelineModel(config, codec, audio_encoder, network)
+        return model._window([model._strand(item)], 0)
+
+    whole, half, none, generator = latents(1), latents(0.5), latents(0), latents(1, mode="generator")
+    assert float((whole - none).abs().max()) > 0.01
+    assert torch.allclose(none, generator, atol=1e-5)
+    assert torch.allclose(half, (whole + none) / 2, atol=1e-5)
+    later = latents(0, 2)
+    assert not torch.allclose(later, latents(1, 2, "generator"), atol=1e-3)
+    assert not torch.allclose(later, latents(1, 2), atol=1e-3)
+
+
+def test_a_stream_with_landmarks_is_masked_like_the_whole(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    flow = FLOW.model_copy(update={"companion_share": 0.3})
+    config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, noise_retries=1)
+    model, item = DubbingPipelineModel(config, codec, audio_encoder, transformer(12)), clip(0, 60)
+    parts = [
+        part.frames
+        for part in model.dub_stream(iter(item.frames), 60, item.samples, item.seed, landmarks=item.landmarks)
+    ]
+    assert np.array_equal(np.concatenate(parts), model.dub_many([item])[0])
+    with pytest.raises(InputError, match="editor of a clip without landmarks"):
+        model.dub_crops(item.frames, item.samples, 0)
+
+
+def test_a_masked_view_needs_context_channels(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    config = DubberConfig(mode="editor", flow=FLOW.model_copy(update={"companion_share": 0.3}), crop_size=SIZE)
+    with pytest.raises(InputError, match="without context channels"):
+        DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+
+
 def test_latents_are_joined_as_if_decoded_as_one(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
     config = DubberConfig(mode="editor", flow=FLOW, crop_size=SIZE, stitching="latents", noise_retries=0)
     model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
