@@ -329,6 +329,7 @@ RELEASED_FLOW = {
     "reference_guidance": 2.5,
     "audio_guidance": 10.0,
     "guidance_schedule": "release",
+    "companion_share": 1.0,
     "border": True,
 }
 

@@ -89,7 +89,7 @@ class DubbingPipelineModel:
 
     Example:
         >>> model = DubbingPipelineModel.from_pretrained("models/dubber")
-        >>> dubbed = model.dub_crops(crops, samples, seed=0)
+        >>> dubbed = model.dub_crops(crops, samples, seed=0, landmarks=landmarks)
     """
 
     def __init__(
@@ -105,11 +105,6 @@ class DubbingPipelineModel:
             raise InputError(
                 f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
                 "a generator has context channels, an editor has them only if it is residual",
-            )
-        if config.mode == "editor" and config.flow.companion_share < 1 and not channels:
-            raise InputError(
-                f"companion_share {config.flow.companion_share} of a transformer without context channels",
-                "the masked view goes through them: set flow.companion_share to 1",
             )
         check_fit(transformer.config, codec, audio_encoder, prompts)
         self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
@@ -144,9 +139,15 @@ class DubbingPipelineModel:
         self._sampler.join(crew)
         crew.load(self._sampler, folder, self.config.experts)
 
-    def dub_crops(self, frames: NDArray[np.uint8], samples: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
-        """Dubs one clip of crops (T, S, S, 3), of any length; same shape back."""
-        return self.dub_many([DubItem(frames, samples, seed)])[0]
+    def dub_crops(
+        self,
+        frames: NDArray[np.uint8],
+        samples: NDArray[np.float32],
+        seed: int,
+        landmarks: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Dubs one clip of crops (T, S, S, 3), of any length; same shape back. Models that mask need `landmarks`."""
+        return self.dub_many([DubItem(frames, samples, seed, landmarks)])[0]
 
     def dub_many(
         self,
@@ -277,7 +278,7 @@ class DubbingPipelineModel:
         if config.mode == "editor":
             reference = self._encode(frames)
             context = reference if self.transformer.config["context_channels"] else None
-            if flow.companion_share < 1:
+            if self.masks:
                 masked, face = self._masked_view(items, frames, start)
         else:
             context, reference = self._masked_view(items, frames, start)
@@ -302,7 +303,9 @@ class DubbingPipelineModel:
     @property
     def masks(self) -> bool:
         """Whether it masks faces, for which it needs landmarks."""
-        return self.config.mode == "generator" or self.config.flow.companion_share < 1
+        if self.config.mode == "generator":
+            return True
+        return self.config.flow.companion_share < 1 and bool(self.transformer.config["context_channels"])
 
     @property
     def _audio_window(self) -> int:

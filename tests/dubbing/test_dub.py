@@ -26,7 +26,7 @@ from model_code.dubbing.paste import paste
 from model_code.dubbing.plan import plan_dub
 from model_code.dubbing.strand import DubbedPart, Reel
 from model_code.errors import InputError
-from model_code.faces.crop import crop_yuv
+from model_code.faces.crop import crop_yuv, to_crop
 from model_code.faces.landmarker import Landmarker
 from model_code.media.audio import Sound
 from model_code.media.sample import wav_bytes
@@ -344,7 +344,8 @@ def test_streaming_changes_no_pixel(clip: Path, landmarker: Landmarker, tmp_path
     for start, end in runs(plan.dubbed, plan.breaks):
         places = plan.source[start:end]
         crops = np.stack([crop_yuv(source[index], plan.boxes[index], 96) for index in places])
-        new = model.dub_crops(crops, samples[start * 640 : end * 640], seed_for("dub", 4, start))
+        points = to_crop(plan.landmarks[places], plan.boxes[places], 96)
+        new = model.dub_crops(crops, samples[start * 640 : end * 640], seed_for("dub", 4, start), points)
         for index, crop in zip(range(start, end), match_color(new, crops), strict=True):
             at = plan.source[index]
             expected[index] = paste(source[at], crop, plan.boxes[at], plan.mask(at, 96))

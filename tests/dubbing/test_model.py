@@ -204,10 +204,15 @@ def test_a_stream_with_landmarks_is_masked_like_the_whole(codec: BlockCodec, aud
         model.dub_crops(item.frames, item.samples, 0)
 
 
-def test_a_masked_view_needs_context_channels(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
-    config = DubberConfig(mode="editor", flow=FLOW.model_copy(update={"companion_share": 0.3}), crop_size=SIZE)
-    with pytest.raises(InputError, match="without context channels"):
-        DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+def test_a_model_without_context_channels_has_one_view(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    outs = []
+    for share in (0.3, 1.0):
+        flow = FLOW.model_copy(update={"companion_share": share})
+        config = DubberConfig(mode="editor", flow=flow, crop_size=SIZE, noise_retries=0)
+        model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+        assert not model.masks
+        outs.append(model.dub_crops(clip(0, 30).frames, clip(0, 30).samples, 0))
+    assert np.array_equal(*outs)
 
 
 def test_latents_are_joined_as_if_decoded_as_one(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:

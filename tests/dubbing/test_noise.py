@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model_code import base
 from model_code.avatars.clipspec import draw_spec, render_spec
 from model_code.avatars.seeds import head_seed
+from model_code.config import FlowConfig
 from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, load_transformer
 from model_code.dubbing.noise import noisiness
 from model_code.dubbing.strand import DubbedPart
@@ -33,7 +34,7 @@ def crops() -> U8:
 @pytest.fixture(scope="module")
 def editor() -> DubbingPipelineModel:
     return DubbingPipelineModel(
-        DubberConfig(mode="editor"),
+        DubberConfig(mode="editor", flow=FlowConfig(companion_share=1.0)),
         base.load("codec"),
         base.load("audio_encoder"),
         load_transformer(base.FOLDER / "prior"),

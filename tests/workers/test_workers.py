@@ -170,7 +170,8 @@ def test_the_chain_from_clips_to_a_dubber(tmp_path: Path, shard: Path, networks:
     assert (tmp_path / "features").is_dir() == bool(frozen)
     model = DubbingPipelineModel.from_pretrained(folder)
     frames = np.zeros((30, 96, 96, 3), np.uint8)
-    assert model.dub_crops(frames, np.zeros(19200, np.float32), 0).shape == frames.shape
+    points = np.random.default_rng(0).uniform(20, 76, (30, 68, 2)).astype(np.float32)
+    assert model.dub_crops(frames, np.zeros(19200, np.float32), 0, points).shape == frames.shape
 
 
 @pytest.mark.slow
