@@ -319,7 +319,7 @@ class FlowConfig(Config):
     @property
     def for_generator(self) -> FlowConfig:
         """Without what takes a reference of the target's own frames: of these a generator has one at most."""
-        return self.model_copy(update={"border": False, "start_from": 1.0, "companion_share": 1.0})
+        return self.model_copy(update={"border": False, "start_from": 1.0})
 
     @property
     def sampling_noise(self) -> float:

@@ -24,7 +24,7 @@ from model_code.dubbing.sampling import Beat
 from model_code.dubbing.strand import DubbedPart
 from model_code.dubbing.who import Progress, Telling, first
 from model_code.errors import InputError
-from model_code.faces.crop import crop_yuv, to_crop
+from model_code.faces.crop import crop_yuv
 from model_code.faces.landmarker import Landmarker
 from model_code.media.audio import Excerpt, Sound
 from model_code.media.probe import DEMUXERS
@@ -221,8 +221,7 @@ def _dubbed_crops(
                     return
 
         heard = Excerpt(sound, start * step, end * step)
-        sources = plan.source[start:end]
-        points = to_crop(plan.landmarks[sources], plan.boxes[sources], config.crop_size)
+        points = plan.crop_landmarks(plan.source[start:end], config.crop_size)
         for part in model.dub_stream(crops(), end - start, heard, seed_for("dub", seed, start), beat, points):
             if part.retries or part.noise:
                 noisy.append(NoisyWindow(start + part.start, part.noise))

@@ -326,20 +326,20 @@ class DubbingPipelineModel:
     ) -> tuple[Tensor, Tensor]:
         """Latents of the window from frame `start` with the face masked (B,C,F,h,w), and of the frame that shows it."""
         faces, hidden = [], []
+        fill = self.transformer.config["context_fill"]
         for item, window in zip(items, frames, strict=True):
             shown = self._reference_frame(len(item.frames), start)
             inside = start <= shown < start + len(window)
-            faces.append(window[shown - start][None] if inside else _part(item.frames, shown, 1))
-            hidden.append(self._masked(item, np.concatenate([faces[-1], window]), shown, start))
+            face = window[shown - start][None] if inside else _part(item.frames, shown, 1)
+            # The frame that the hole shows comes first, as it may be none of the window's.
+            landmarks, occluder = (
+                None if each is None else np.concatenate([_part(each, shown, 1), _part(each, start, len(window))])
+                for each in (item.landmarks, item.occluder)
+            )
+            assert landmarks is not None
+            faces.append(face)
+            hidden.append(masked_context(np.concatenate([face, window]), landmarks, occluder, fill, 0)[1:])
         return self._encode(hidden), self._encode(faces)
-
-    def _masked(self, item: DubItem, frames: NDArray[np.uint8], shown: int, start: int) -> NDArray[np.uint8]:
-        """`frames` but the first, masked; that one is the item's frame `shown`, whose face the holes get."""
-        assert item.landmarks is not None
-        places = np.append(shown, np.minimum(np.arange(start, start + len(frames) - 1), len(item.frames) - 1))
-        occluder = None if item.occluder is None else item.occluder[places]
-        fill = self.transformer.config["context_fill"]
-        return masked_context(frames, item.landmarks[places], occluder, fill, 0)[1:]
 
     def _noise(self, seed: int, start: int, length: int, retry: int) -> Tensor:
         side = self.config.crop_size // self.codec.spatial_factor

@@ -55,10 +55,13 @@ class DubPlan:
         """Whether source frames are shown again."""
         return len(self.source) > len(self.boxes)
 
+    def crop_landmarks(self, sources: slice | NDArray[np.intp], size: int) -> F32:
+        """(n, 68, 2) in pixels of these source frames' crops."""
+        return to_crop(self.landmarks[sources], self.boxes[sources], size)
+
     def mask(self, source: int, size: int) -> F32:
         """(size, size) paste weights of a source frame's crop."""
-        points = to_crop(self.landmarks[source : source + 1], self.boxes[source : source + 1], size)
-        return paste_mask(points, size)[0]
+        return paste_mask(self.crop_landmarks(slice(source, source + 1), size), size)[0]
 
 
 def plan_dub(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,15 +45,7 @@ class PaintedMouth:
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def dub_stream(
-        self,
-        frames: Iterable[U8],
-        count: int,
-        samples: Sound,
-        seed: int,
-        beat: Callable[[], None] | None = None,
-        landmarks: np.ndarray | None = None,
-    ) -> Iterator[DubbedPart]:
+    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
         self.asked.append((count, len(samples)))
         for index, frame in enumerate(frames):
             part = samples[index * 640 : (index + 1) * 640]
@@ -294,15 +286,7 @@ def test_box_outside_the_frame_is_harmless() -> None:
 class Copying:
     """Gives the crops back window by window, as a model holds them."""
 
-    def dub_stream(
-        self,
-        frames: Iterable[U8],
-        count: int,
-        samples: Sound,
-        seed: int,
-        beat: Callable[[], None] | None = None,
-        landmarks: np.ndarray | None = None,
-    ) -> Iterator[DubbedPart]:
+    def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
         reel = Reel(frames, count)
         for start in range(0, count, 25):
             yield DubbedPart(reel.part(start, 25)[: count - start], start, 0, False)
@@ -356,16 +340,8 @@ def test_streaming_changes_no_pixel(clip: Path, landmarker: Landmarker, tmp_path
 
 def test_noise_is_told_in_the_notes(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
     class Noisy(Copying):
-        def dub_stream(
-            self,
-            frames: Iterable[U8],
-            count: int,
-            samples: Sound,
-            seed: int,
-            beat: Callable[[], None] | None = None,
-            landmarks: np.ndarray | None = None,
-        ) -> Iterator[DubbedPart]:
-            for part in super().dub_stream(frames, count, samples, seed, beat):
+        def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
+            for part in super().dub_stream(frames, count, samples):
                 yield replace(part, retries=1 if part.start else 2, noise=not part.start)
 
     report = dub_file(clip, _wav(tmp_path / "a.wav", 1.4), tmp_path / "o.mp4", Noisy(), landmarker)
