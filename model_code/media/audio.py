@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct, rfft
-from scipy.signal import resample_poly
 
 Floats = NDArray[np.float32]
 
@@ -61,6 +60,8 @@ def resample(samples: NDArray[np.floating], rate: int, target: int = SAMPLE_RATE
     """`samples` (N,) at `rate` Hz, brought to `target` Hz by a polyphase filter."""
     if rate == target or len(samples) == 0:
         return np.asarray(samples, np.float32)
+    from scipy.signal import resample_poly  # half a second to import, and most sound has the rate already
+
     divisor = math.gcd(rate, target)
     return resample_poly(samples.astype(np.float64), target // divisor, rate // divisor).astype(np.float32)
 

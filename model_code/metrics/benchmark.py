@@ -362,7 +362,7 @@ def run_benchmark(
         final: The row whose videos are written and whose scores stand for the run.
         versions: Row name -> text that changes with the dubber: rows scored before with the same text are read back.
         differences: See `summarise`.
-        pool: Processes that make the dubbers' rows at once; dubbers and judges travel there. None makes all here.
+        pool: Processes that make the rows at once; dubbers and judges travel there. None makes all here.
         threads: Of torch in each of them.
         progress: Told the name of each row that is waited for.
         videos: Whether the final row's are written.
@@ -372,18 +372,19 @@ def run_benchmark(
     """
     if not cases:
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
-    rows = _all_rows(cases, dubbers)
+    rows = (COPY, *dubbers, EXACT)
     wanted = {row: _row_version(cases, (versions or {}).get(row), judges) for row in rows}
     shown = final if videos else None
     before = {row: _scored_before(out, row, wanted[row], cases if row == shown else ()) for row in rows}
     stored = {row: known for row, known in before.items() if known is not None}
     jobs = {
-        row: (cases, row, dub, judges, out, row == shown, wanted[row]) for row, dub in rows.items() if row not in stored
+        row: (cases, row, dubbers.get(row), judges, out, row == shown, wanted[row]) for row in rows if row not in stored
     }
+    # Those with most to compute come last in the table and first here, so that no process waits long for another.
     elsewhere: dict[str, Future[dict[str, Any]]] = {}
     if pool:
-        elsewhere = {row: pool.submit(score_row, *job, threads) for row, job in jobs.items() if row in dubbers}
-    for row in rows:
+        elsewhere = {row: pool.submit(score_row, *jobs[row], threads) for row in reversed(jobs)}
+    for row in reversed(rows) if pool else rows:
         if progress:
             progress(row)
         if row in elsewhere:
@@ -404,7 +405,7 @@ def run_benchmark(
 def score_row(
     cases: Sequence[Case],
     row: str,
-    dub: Dubber,
+    dub: Dubber | None,
     judges: Judges,
     out: Path,
     final: bool,
@@ -416,7 +417,7 @@ def score_row(
     Args:
         cases: From `build_cases`.
         row: Its name.
-        dub: The dubber.
+        dub: The dubber; None for the rows `COPY` and `EXACT`, which need none.
         judges: Who scores.
         out: Folder of the benchmark.
         final: Whether its videos are written too.
@@ -425,8 +426,7 @@ def score_row(
     """
     if threads:
         torch.set_num_threads(threads)
-    outputs = dub([case.item() for case in cases])
-    silent = dub([case.silent_item() for case in cases]) if row not in (COPY, EXACT) else _quiet(row, cases)
+    outputs, silent = _dubs(cases, row, dub)
     scored = [score_case(*one, judges) for one in zip(cases, outputs, silent, strict=True)]
     stored: dict[str, Any] = {"version": version, "cases": [one.model_dump() for one in scored], "frechet": None}
     features = _features(judges, outputs)
@@ -471,18 +471,16 @@ def write_case(folder: Path, case: Case, dub: np.ndarray) -> None:
     (folder / "case.json").write_text(json.dumps(truth, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _all_rows(cases: Sequence[Case], dubbers: Mapping[str, Dubber]) -> dict[str, Dubber]:
-    return {
-        COPY: lambda items: [item.frames for item in items],
-        **dubbers,
-        EXACT: lambda _: [case.reference for case in cases],
-    }
-
-
-def _quiet(row: str, cases: Sequence[Case]) -> list[np.ndarray]:
+def _dubs(
+    cases: Sequence[Case], row: str, dub: Dubber | None
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """What a row makes of all cases, and of their silent beginnings."""
+    if dub is not None:
+        made = dub([*(case.item() for case in cases), *(case.silent_item() for case in cases)])
+        return made[: len(cases)], made[len(cases) :]
     if row == EXACT:
-        return [case.silent_reference for case in cases]
-    return [case.frames[: len(case.silent_reference)] for case in cases]
+        return [case.reference for case in cases], [case.silent_reference for case in cases]
+    return [case.frames for case in cases], [case.frames[: len(case.silent_reference)] for case in cases]
 
 
 def _row_version(cases: Sequence[Case], version: str | None, judges: Judges) -> str | None:

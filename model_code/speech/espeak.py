@@ -17,7 +17,6 @@ from typing import Any
 
 import espeakng_loader
 import numpy as np
-from scipy.signal import resample_poly
 
 from model_code.errors import InputError
 from model_code.seeding import rng_for
@@ -232,6 +231,8 @@ def synthesize(text: str, language: str, *, voice: int = 0, rate: float = 1.0, p
     phonemes = _phonemes(events, sum(map(len, chunks)) / native, language)
     if not any(phoneme.symbol != SILENCE for phoneme in phonemes):
         raise InputError(f"nothing to say in {text!r} ({language})", "give a text with words in the language's script")
+    from scipy.signal import resample_poly  # half a second to import, and many who import this never speak
+
     divisor = math.gcd(SAMPLE_RATE, native)
     samples = np.concatenate(chunks).astype(np.float64) / 32768
     samples = resample_poly(samples, SAMPLE_RATE // divisor, native // divisor)
