@@ -471,9 +471,7 @@ def write_case(folder: Path, case: Case, dub: np.ndarray) -> None:
     (folder / "case.json").write_text(json.dumps(truth, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _dubs(
-    cases: Sequence[Case], row: str, dub: Dubber | None
-) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+def _dubs(cases: Sequence[Case], row: str, dub: Dubber | None) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
     """What a row makes of all cases, and of their silent beginnings."""
     if dub is not None:
         made = dub([*(case.item() for case in cases), *(case.silent_item() for case in cases)])
