@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 from model_code.errors import InputError
+
+
+def unfinished(path: Path) -> Path:
+    """Where a file is written until it is whole: beside it, under a name that no other process writes to.
+
+    Pods that share a disk have process numbers of their own, so it takes the machine's name too.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
@@ -28,7 +37,7 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
         mode: Permissions, of which the process's umask takes some away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = unfinished(path)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
         file.write(text)
     partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 from model_code.files import write_json
 from model_code.metrics.scores import load_records, summarise, verdicts
 from xdub_platform.chain import Step, why_broken
+from xdub_platform.definitions import STAGES, code_version
 from xdub_platform.platform import build_platform
 from xdub_platform.reporting import commit, machine
 from xdub_platform.running import run_chain
@@ -68,12 +70,12 @@ def _run(
     prepare: Callable[[Settings], None],
     watch: Callable[[Step], None],
 ) -> Path:
-    """The benchmark's records of one seed and choice of variants; those that are there already are kept."""
+    """The benchmark's records of one seed and choice of variants; kept as long as all that makes them is the same."""
     root = settings.path(f"seed-{seed}")
-    records = root / "bench" / "-".join(variants) / RECORDS
+    chosen = load_settings(profile=settings.profile, state_root=root, seed=seed, variants=tuple(variants))
+    records = records_of(chosen)
     if records.is_file():
         return records
-    chosen = load_settings(profile=settings.profile, state_root=root, seed=seed, variants=tuple(variants))
     prepare(chosen)
     steps = run_chain(chosen, started_by="xdub bench", watch=watch)
     broken = why_broken(steps)
@@ -84,6 +86,13 @@ def _run(
     shutil.copyfile(dataset.path / RECORDS, records.with_suffix(".part"))
     records.with_suffix(".part").replace(records)
     return records
+
+
+def records_of(settings: Settings) -> Path:
+    """Where the records of a seed's chain are kept: a folder named by the code and settings of every stage."""
+    made_by = [code_version(stage, settings) for stage in STAGES]
+    version = hashlib.sha256(" ".join([*made_by, *settings.variants]).encode()).hexdigest()[:12]
+    return settings.path("bench") / version / RECORDS
 
 
 def _pooled(paths: Sequence[Path]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model_code.errors import InputError
+from model_code.files import unfinished
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -76,6 +76,6 @@ def fingerprint(module: nn.Module) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file that is complete or not there, though several processes write it; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = unfinished(path)
     save_file(dict(tensors), partial)
     partial.replace(path)

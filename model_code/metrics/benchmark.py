@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -28,7 +29,7 @@ from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
-from model_code.files import write_text
+from model_code.files import unfinished, write_text
 from model_code.media.ingest import ingest_file
 from model_code.media.sample import ClipSample
 from model_code.media.video import write_video
@@ -120,8 +121,9 @@ class Case:
 
     def save(self, path: Path) -> None:
         """Writes one ``.npz``, complete or not at all."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **asdict(self))
+        partial = unfinished(path)
+        with partial.open("wb") as file:
+            np.savez(file, **asdict(self))
         partial.replace(path)
 
     @classmethod
@@ -184,34 +186,39 @@ def build_cases(
     landmarker: Landmarker,
     folder: Path,
     *,
+    scratch: Path,
     pool: Executor,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Case]:
     """Renders (in `pool`), ingests and cuts every case; what `folder` already holds is read back.
 
-    A clip that ingest turns away is left out with a warning.
+    A clip that ingest turns away is left out with a warning. Benchmarks that run side by side may share `folder`, which
+    holds whole cases alone; each has a `scratch` folder of its own for their footage, which is removed.
     """
     specs = case_specs(config, corpus)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [spec for spec in specs if not _case_path(folder, spec, config).is_file()]
-    jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, folder) for spec in missing}
+    paths = {spec.name: _case_path(folder, spec, config, corpus.frame_size) for spec in specs}
+    missing = [spec for spec in specs if not paths[spec.name].is_file()]
     cases = []
+    scratch.mkdir(parents=True, exist_ok=True)
+    jobs = {spec.name: pool.submit(_render_case, spec, config, corpus.frame_size, scratch) for spec in missing}
     for number, spec in enumerate(specs, 1):
-        path = _case_path(folder, spec, config)
+        path = paths[spec.name]
         if spec.name in jobs:
             jobs[spec.name].result()
-            case = _cut_case(spec, config, media, landmarker, folder)
+            case = _cut_case(spec, config, media, landmarker, scratch)
             if case is not None:
                 case.save(path)
         if path.is_file():
             cases.append(Case.load(path))
         if progress:
             progress(number, len(specs))
+    shutil.rmtree(scratch)
     return cases
 
 
-def _case_path(folder: Path, spec: ClipSpec, config: BenchmarkConfig) -> Path:
-    version = seed_for(spec.model_dump_json(), config.seed, config.silent_frames, CASES_VERSION) % 10**8
+def _case_path(folder: Path, spec: ClipSpec, config: BenchmarkConfig, size: int) -> Path:
+    version = seed_for(spec.model_dump_json(), config.seed, config.silent_frames, size, CASES_VERSION) % 10**8
     return folder / f"{spec.name}-{version:08d}.npz"
 
 
@@ -246,10 +253,8 @@ def _cut_case(
     sample = _taken_in(folder / f"{spec.name}.mp4", media, landmarker)
     if sample is None:
         return None
-    truth_path = folder / f"{spec.name}.truth.npz"
-    with np.load(truth_path, allow_pickle=False) as data:
+    with np.load(folder / f"{spec.name}.truth.npz", allow_pickle=False) as data:
         truth = {name: data[name] for name in data.files}
-    truth_path.unlink()
     count, size = len(sample.frames), sample.frames.shape[1]
     start = int(sample.row.get("start_frame", 0))
     span = slice(start, start + count)

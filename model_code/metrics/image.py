@@ -6,8 +6,6 @@ logarithm, so one bad frame weighs as much as it should.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -104,16 +102,11 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def perceptual_frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance between two sets of perceptual features (N,D) and (M,D).
-
-    The formula of FID over the embedded perceptual encoder's features; not FID, which needs Inception's.
-    """
-    return frechet(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
-
-
 def frechet(mean_a: np.ndarray, left: np.ndarray, mean_b: np.ndarray, right: np.ndarray) -> float:
-    """Fréchet distance of two Gaussians, means (D,) and covariances (D,D)."""
+    """Fréchet distance of two Gaussians, means (D,) and covariances (D,D).
+
+    Of the perceptual encoder's features it is the formula of FID; not FID, which needs Inception's.
+    """
     gap = mean_a - mean_b
     root = _sqrt(left)
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ right @ root), 0, None)).sum()
@@ -124,7 +117,3 @@ def _sqrt(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     root: np.ndarray = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     return root
-
-
-FrameFeatures = Callable[[np.ndarray], np.ndarray]
-"""uint8 frames (T,H,W,3) -> features (T,D)."""

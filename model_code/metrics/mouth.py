@@ -55,16 +55,6 @@ def partial_correlation(pooled: np.ndarray) -> np.ndarray:
     return correlation(pooled - explained)
 
 
-def mouth_correlation(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
-    """Per-curve correlation (3,) of outputs with references, clips pooled."""
-    return correlation(sum_moments(outputs, references).sum(0))
-
-
-def leak(outputs: Sequence[np.ndarray], inputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
-    """Partial correlation (3,) of the output's mouth with the input's, given the reference's: 0 where nothing leaks."""
-    return partial_correlation(sum_moments(outputs, inputs, references).sum(0))
-
-
 def sum_moments(*signals: Sequence[np.ndarray]) -> np.ndarray:
     """Moments of every clip, (clips,K,S,S)."""
     return np.stack([moments(*clips) for clips in zip(*signals, strict=True)])
@@ -73,7 +63,7 @@ def sum_moments(*signals: Sequence[np.ndarray]) -> np.ndarray:
 def wrong_audio_moments(
     outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], sentences: Sequence[str]
 ) -> np.ndarray:
-    """Moments (clips,K,2,2) of every output with the references of all clips that say something else, summed.
+    """Moments (clips,clips,K,2,2) of every output with every clip's reference; zero where both say the same.
 
     The control: what correlation comes from mouths moving at all. All other clips instead of one make it as
     narrow as the data allow.
@@ -83,14 +73,12 @@ def wrong_audio_moments(
     """
     if len(set(sentences)) < 2:
         raise ValueError("the wrong-audio control needs at least two different sentences")
-    return np.stack(
-        [
-            np.sum(
-                [moments(output, other) for other, text in zip(references, sentences, strict=True) if text != own], 0
-            )
-            for output, own in zip(outputs, sentences, strict=True)
-        ]
-    )
+    pairs = np.zeros((len(outputs), len(references), len(CURVES), 2, 2))
+    for i, (output, own) in enumerate(zip(outputs, sentences, strict=True)):
+        for j, (other, text) in enumerate(zip(references, sentences, strict=True)):
+            if text != own:
+                pairs[i, j] = moments(output, other)
+    return pairs
 
 
 def bootstrap(
@@ -100,6 +88,7 @@ def bootstrap(
     rng: np.random.Generator,
     draws: int = 1000,
     level: float = 0.95,
+    of_pairs: bool = False,
 ) -> Estimate:
     """Percentile interval of a statistic of the sum over clips, clips drawn with replacement.
 
@@ -109,11 +98,15 @@ def bootstrap(
         rng: Source of the draws.
         draws: Number of resamples.
         level: Coverage of the interval.
+        of_pairs: `per_clip` is (clips, clips, ...), a contribution for each pair: drawing a clip draws its row and its
+            column.
     """
     clips = len(per_clip)
-    counts = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
-    sums = np.concatenate([np.ones((1, clips)), counts]) @ per_clip.reshape(clips, -1)
-    values = statistic(sums.reshape(draws + 1, *per_clip.shape[1:]))
+    counts = np.concatenate([np.ones((1, clips)), rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)])
+    if of_pairs:
+        values = statistic(np.einsum("di,dj,ij...->d...", counts, counts, per_clip, optimize=True))
+    else:
+        values = statistic(np.einsum("di,i...->d...", counts, per_clip, optimize=True))
     known = values[1:][np.isfinite(values[1:])]
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
     return Estimate(float(values[0]), float(low), float(high))
@@ -123,15 +116,6 @@ def ratio(sums: np.ndarray) -> np.ndarray:
     """Statistic of a mean: sums (..., 2) of values and counts -> (...)."""
     mean: np.ndarray = sums[..., 0] / np.maximum(sums[..., 1], 1)
     return mean
-
-
-def bootstrap_mean(values: Sequence[float], *, rng: np.random.Generator, draws: int = 1000) -> Estimate:
-    """Mean of one number a clip, with its interval; NaNs are left out."""
-    column = np.asarray(values, np.float64)
-    column = column[np.isfinite(column)]
-    if not column.size:
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    return bootstrap(np.stack([column, np.ones_like(column)], 1), ratio, rng=rng, draws=draws)
 
 
 def silence_share(output: np.ndarray, closed: np.ndarray, full: np.ndarray) -> float:

@@ -75,29 +75,39 @@ class Measure:
     Attributes:
         per_case: (cases, ...) contributions that add up; cases are what the bootstrap draws.
         statistic: From sums (draws, ...) to numbers (draws,).
+        of_pairs: `per_case` is (cases, cases, ...), a contribution for each pair of cases.
     """
 
     per_case: np.ndarray
     statistic: Callable[[np.ndarray], np.ndarray]
+    of_pairs: bool = False
 
     def estimate(self, rng: np.random.Generator, draws: int = 1000) -> Estimate:
         """Value and 95 % interval."""
-        return bootstrap(self.per_case, self.statistic, rng=rng, draws=draws)
+        return bootstrap(self.per_case, self.statistic, rng=rng, draws=draws, of_pairs=self.of_pairs)
 
     def by(self, groups: Sequence[str]) -> Measure:
         """The same with the contributions of each group summed, so that the bootstrap draws groups.
 
-        One case dubbed by the models of several seeds is still one case.
+        Cases of one group are alike; as cases of their own they would make intervals too narrow.
         """
         names, index = np.unique(np.array(groups), return_inverse=True)
         summed = np.zeros((len(names), *self.per_case.shape[1:]))
         np.add.at(summed, index, self.per_case)
-        return Measure(summed, self.statistic)
+        if self.of_pairs:
+            columns, summed = summed, np.zeros((len(names), len(names), *self.per_case.shape[2:]))
+            np.add.at(summed, (slice(None), index), columns)
+        return Measure(summed, self.statistic, self.of_pairs)
 
     def minus(self, other: Measure, rng: np.random.Generator) -> Estimate:
         """This minus another measure of the same cases, resampled together."""
-        both = np.stack([self.per_case, other.per_case], 1)
-        return bootstrap(both, lambda sums: self.statistic(sums[:, 0]) - other.statistic(sums[:, 1]), rng=rng)
+        both = np.stack([self.per_case, other.per_case], 2 if self.of_pairs else 1)
+        return bootstrap(
+            both,
+            lambda sums: self.statistic(sums[:, 0]) - other.statistic(sums[:, 1]),
+            rng=rng,
+            of_pairs=self.of_pairs,
+        )
 
 
 def _mean(values: Sequence[float | None]) -> Measure | None:
@@ -127,7 +137,7 @@ def row_measures(records: Sequence[CaseRecord], row: str) -> dict[str, Measure]:
     if len(set(sentences)) > 1:
         wrong = wrong_audio_moments(outputs, references, sentences)
         for k, curve in enumerate(CURVES):
-            measures[f"{curve}_wrong_audio"] = _of_curve(wrong, k, correlation)
+            measures[f"{curve}_wrong_audio"] = Measure(wrong[:, :, k], correlation, of_pairs=True)
     leaks = sum_moments(outputs, inputs, references)
     for k, curve in enumerate(CURVES):
         measures[f"leak_{curve}"] = _of_curve(leaks, k, partial_correlation)
@@ -144,8 +154,8 @@ def row_measures(records: Sequence[CaseRecord], row: str) -> dict[str, Measure]:
     )
     for name in ("lip_psnr", "face_psnr", "psnr", "ssim", "identity", "perceptual_distance", "sync_c", "sync_d"):
         measures[name] = _mean([getattr(case, name) for case in mine])
-    cases = [record.case_id for record in records]
-    return {name: measure.by(cases) for name, measure in measures.items() if measure is not None}
+    heads = [str(record.head) for record in records]  # clips of one head, and one clip dubbed by several seeds' models
+    return {name: measure.by(heads) for name, measure in measures.items() if measure is not None}
 
 
 def frechet_measure(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> Measure:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model_code.config import FilterConfig
 from model_code.faces.align import mouth_distance
-from model_code.faces.identity import IdentityEncoder
+from model_code.faces.identity import IdentityEncoder, identity_cosine
 from model_code.files import write_json
 from model_code.pairs.aspects import aspects
 from model_code.pairs.filters import IDENTITY_EVERY, scores
@@ -118,11 +118,16 @@ def _beginning(pair: Pair) -> Pair:
 
 
 def _nearest_other(pairs: Sequence[Pair], identity: IdentityEncoder) -> list[float]:
-    vectors = np.stack([identity.embed(pair.target.frames[::IDENTITY_EVERY]).mean(0) for pair in pairs])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    speakers = np.array([str(pair.row["speaker_id"]) for pair in pairs])
-    cosine = np.where(speakers[:, None] != speakers, vectors @ vectors.T, -1.0)
-    return [float(value) for value in cosine.max(1) if value > -1.0]
+    """Of each target the largest cosine to another speaker's, measured as the filter measures a pair's."""
+    vectors = [identity.embed(pair.target.frames[::IDENTITY_EVERY]) for pair in pairs]
+    speakers = [str(pair.row["speaker_id"]) for pair in pairs]
+    nearest = []
+    for own, speaker in zip(vectors, speakers, strict=True):
+        others = [other for other, name in zip(vectors, speakers, strict=True) if name != speaker]
+        if others:
+            shortest = [min(len(own), len(other)) for other in others]
+            nearest.append(max(identity_cosine(own[:n], other[:n]) for other, n in zip(others, shortest, strict=True)))
+    return nearest
 
 
 def curve(good: list[float], bad: dict[str, list[float]]) -> Curve:
@@ -140,11 +145,6 @@ def curve(good: list[float], bad: dict[str, list[float]]) -> Curve:
         kept=float(np.mean(np.array(good) >= threshold)),
         rejected={name: float(np.mean(np.array(values) < threshold)) for name, values in bad.items()},
     )
-
-
-def recommended(curves: dict[str, Curve]) -> FilterConfig:
-    """The thresholds as a filter configuration."""
-    return FilterConfig(**{name: value.threshold for name, value in curves.items()})
 
 
 def write_calibration(curves: dict[str, Curve], config: FilterConfig, folder: Path) -> dict[str, Any]:

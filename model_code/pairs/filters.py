@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +51,3 @@ def decide(row: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
     if row["aspect_mean"] <= config.aspect_mean:
         reasons.append(f"mean aspect {row['aspect_mean']:.2f} <= {config.aspect_mean}")
     return {**row, "accepted": not reasons, "reasons": "; ".join(reasons)}
-
-
-def judge_all(pairs: Sequence[Pair], identity: IdentityEncoder, config: FilterConfig) -> list[dict[str, Any]]:
-    """`judge` of every pair."""
-    return [judge(pair, identity, config) for pair in pairs]

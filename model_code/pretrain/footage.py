@@ -6,7 +6,6 @@ Each head is rendered twice, the second time saying something else with all else
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from model_code.avatars.seeds import head_seed
 from model_code.config import PretrainConfig
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import crop_boxes
+from model_code.files import unfinished
 from model_code.lifetime import process_pool
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
@@ -108,7 +108,7 @@ def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:
         "clip_id": spec.name,
     }
     path = _path(folder, index)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = unfinished(path)
     save_file(tensors, partial, metadata={"row": json.dumps(row)})
     partial.replace(path)
 

@@ -119,7 +119,8 @@ class Trainer:
         self.curves = Curves()
         self.step = 0
         self.log_every = max(1, min(50, config.steps // 40))
-        self.meter = Meter(model, config, self.device, team.size, words=0 if phase.text is None else len(phase.text))
+        words = 0 if phase.text is None else len(phase.text)
+        self.meter = Meter(model, config, phase.flow, self.device, team.size, words)
         self.saved = -1
         self._resume()
 

@@ -54,15 +54,18 @@ def takes_context(model: nn.Module) -> bool:
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """The model that sampling starts with: experts act on its later steps alone."""
-    plain = _unwrapped(model)
-    if not getattr(plain, "peft_config", None):
-        yield
-        return
-    plain.disable_adapters()
+    switch_adapters(model, on=False)
     try:
         yield
     finally:
-        plain.enable_adapters()
+        switch_adapters(model, on=True)
+
+
+def switch_adapters(model: nn.Module, *, on: bool) -> None:
+    """Lets the expert in training act, or not; a model without one stays as it is."""
+    plain = _unwrapped(model)
+    if getattr(plain, "peft_config", None):
+        plain.enable_adapters() if on else plain.disable_adapters()
 
 
 def noise_like(clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,9 +161,11 @@ class Phase:
     def from_own_estimates(self, model: nn.Module, batch: Batch, inputs: ModelInputs, parts: int = 1) -> ModelInputs:
         """The same inputs, a share of the samples noised from what the model makes of pure noise (exposure bias).
 
-        An expert is shown what all steps before its window make: it is not to do their work once more. Silent steps
-        too see what was made with sound: sampling never shows them anything else. Each of the parts that the batch is
-        shared out in asks the model about as many samples: where processes share the weights too, none can do alone.
+        An expert is shown an estimate that was refined at the time of every step before its window: it is not to do
+        their work once more. Each refinement noises the last estimate anew, where sampling keeps some of those before,
+        and nothing is guided. Silent steps too see what was made with sound, as in sampling. Each of the parts that the
+        batch is shared out in asks the model about as many samples: where processes share the weights too, none can do
+        alone.
         """
         count = math.ceil(self._own_count(len(batch.target) * parts) / parts)
         if not count:

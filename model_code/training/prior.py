@@ -18,6 +18,7 @@ import torch
 
 from model_code.backbones.audio import AudioEncoder
 from model_code.backbones.codec import LatentCodec
+from model_code.backbones.saved import fingerprint
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
 from model_code.files import write_json
@@ -85,8 +86,10 @@ def train_prior(
             frames += len(clip.frames)
     train, held = (TrainingSet(group, phase.clip_frames, shape.audio_window) for group in groups)
     strategy = make_phase(phase, flow, Critics(codec))
-    # Another budget is another run: its checkpoints are not this one's.
-    folder = work_dir / "checkpoints" / f"{seed_for(phase.model_dump_json()):x}" if work_dir else None
+    # Another budget, start or footage is another run: its checkpoints are not this one's.
+    networks = (fingerprint(each) for each in (model, codec, audio_encoder))
+    run = seed_for(phase.model_dump_json(), flow.model_dump_json(), frames, *networks)
+    folder = work_dir / "checkpoints" / f"{run:x}" if work_dir else None
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
     scores = {
         "training_loss": curves.rows[-1]["flow"],

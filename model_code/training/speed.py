@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from model_code.config import PhaseConfig, TransformerConfig
+from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
+from model_code.diffusion.schedule import estimate_times
 from model_code.planning.flops import Sample, forward_flops, training_flops
 from model_code.training.step import ModelInputs
 
@@ -48,17 +49,24 @@ class Meter:
     Args:
         model: The transformer.
         config: The phase's.
+        flow: Its steps of sampling: as many as are estimated before a window go through the model once more.
         device: Where it trains; its peak is measured here, once.
         processes: How many train it together, each on a device of its own.
         words: Length of the text that the model is told.
     """
 
     def __init__(
-        self, model: nn.Module, config: PhaseConfig, device: torch.device, processes: int, words: int = 0
+        self,
+        model: nn.Module,
+        config: PhaseConfig,
+        flow: FlowConfig,
+        device: torch.device,
+        processes: int,
+        words: int = 0,
     ) -> None:
         given = {name: model.config[name] for name in TransformerConfig.model_fields}  # type: ignore[index]
         self.shape, self.lora = TransformerConfig.model_validate(given), config.lora
-        self.words = words
+        self.words, self.estimates = words, len(estimate_times(config.phase, flow))
         self.peak = processes * matmul_peak(device, config.precision)
         self._forget()
         self._begin = time.perf_counter()
@@ -81,7 +89,7 @@ class Meter:
         beside = inputs.reference.shape[2] if self.shape.reference_tokens else 0
         heard = Sample(frames, beside, rows, columns, words=self.words)
         sample = replace(heard, audio=inputs.audio is not None)
-        estimated = int(inputs.own.sum()) * forward_flops(self.shape, heard)
+        estimated = self.estimates * int(inputs.own.sum()) * forward_flops(self.shape, heard)
         return float(count * training_flops(self.shape, sample, self.lora) + estimated)
 
     def row(self) -> dict[str, float]:

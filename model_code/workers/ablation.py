@@ -49,7 +49,8 @@ def work(config: AblationWorkerConfig, progress: Progress) -> dict[str, Any]:
         cases = cases_of(config, pool, progress)
     if config.changing_light:
         cases = [under_changing_light(case) for case in cases]
-    condition = f"{config.benchmark.model_dump_json()} {config.judged_by} {config.base} {config.changing_light}"
+    drawn = (each.model_dump_json() for each in (config.benchmark, config.corpus, config.media, config.backbones))
+    condition = f"{' '.join(drawn)} {config.judged_by} {config.base} {config.changing_light}"
     shared = (config.cache or config.work) / "ablation" / f"{seed_for(condition):x}"
     done = iter(range(1, 4))
     scores = run_benchmark(

@@ -98,6 +98,7 @@ def cases_of(config: CasesConfig, pool: Executor, progress: Progress) -> list[Ca
         config.media,
         base.load("landmarker"),
         (config.cache or config.work) / "cases" / place,
+        scratch=config.work / "footage",
         pool=pool,
         progress=lambda done, total: progress("cases", done, total, {}),
     )

@@ -13,12 +13,12 @@ from torch import nn
 
 from model_code.diffusion.guidance import Guidance
 from model_code.diffusion.sampler import sample
-from model_code.diffusion.schedule import sigmas
+from model_code.diffusion.schedule import expert_windows, experts_by_step, sigmas
 from model_code.media.video import write_video
 from model_code.metrics.syncnet import SyncNet, sync_scores
 from model_code.seeding import seed_for
 from model_code.training.data import Batch, TrainingSet, to_frames
-from model_code.training.phases import Phase, takes_context
+from model_code.training.phases import Phase, switch_adapters, takes_context
 from model_code.training.validation import losses_by_time
 from model_code.workers.pictures import contact_sheet
 
@@ -27,24 +27,34 @@ FOLDER = "validation"
 
 @torch.no_grad()
 def samples(model: nn.Module, phase: Phase, batch: Batch) -> list[list[NDArray[np.uint8]]]:
-    """Of each window the frames (T, S, S, 3) that the model sees, should make, and makes."""
+    """Of each window the frames (T, S, S, 3) that the model sees, should make, and makes (an expert in its window)."""
     codec = phase.critics.codec
     assert codec is not None
     generator = torch.Generator().manual_seed(seed_for("samples", phase.config.phase))
     noise = torch.randn(batch.target.shape, generator=generator).to(batch.target.device)
     context = phase.context(batch, generator) if takes_context(model) else None
-    made = sample(
-        model,
-        noise,
-        reference=phase.reference(batch),
-        audio=batch.audio,
-        times=sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift),
-        guidance=Guidance.constant(),
-        prediction=phase.flow.prediction,
-        text=phase.words(noise),
-        context=context,
-        noise_scale=phase.flow.sampling_noise,
-    )
+    times, expert = sigmas(phase.flow.sampling_steps, phase.flow.sampling_shift), phase.config.phase
+    acting = experts_by_step(times, expert_windows(phase.flow))
+
+    def before_step(index: int, _: float) -> None:
+        switch_adapters(model, on=expert in acting[index])
+
+    try:
+        made = sample(
+            model,
+            noise,
+            reference=phase.reference(batch),
+            audio=batch.audio,
+            times=times,
+            guidance=Guidance.constant(),
+            prediction=phase.flow.prediction,
+            text=phase.words(noise),
+            context=context,
+            noise_scale=phase.flow.sampling_noise,
+            before_step=before_step,
+        )
+    finally:
+        switch_adapters(model, on=True)
     seen = context if context is not None else phase.reference(batch)
     videos = [[to_frames(video) for video in codec.decode(latents)] for latents in (seen, batch.target, made)]
     return [list(columns) for columns in zip(*videos, strict=True)]

@@ -224,7 +224,12 @@ def test_cases_go_through_the_ordinary_ingest(pool: Executor, tmp_path: Path) ->
         pytest.skip("the shipped landmarker is not there yet: make pretrain")
     config = BenchmarkConfig(cases=1, heads_seed=5, seconds=1.2, silent_frames=5)
     landmarker = base.load("landmarker")
-    built = build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path, pool=pool)
+
+    def built_with(seed: int) -> list[Case]:
+        asked, scratch = config.model_copy(update={"seed": seed}), tmp_path / f"footage{seed}"
+        return build_cases(asked, CorpusConfig(), MediaConfig(), landmarker, tmp_path, scratch=scratch, pool=pool)
+
+    built = built_with(0)
     assert len(built) == 1
     case = built[0]
     assert case.frames.shape == case.reference.shape
@@ -232,4 +237,7 @@ def test_cases_go_through_the_ordinary_ingest(pool: Executor, tmp_path: Path) ->
     assert len(case.samples) == 640 * len(case.frames)
     # ingest's landmarks against the renderer's, in the same crop
     assert np.abs(case.landmarks - case.input_truth).mean() < 0.06 * SIZE
-    assert build_cases(config, CorpusConfig(), MediaConfig(), landmarker, tmp_path, pool=pool)[0].seed == case.seed
+    assert built_with(0)[0].seed == case.seed
+    assert built_with(1)[0].sentence != case.sentence, "another seed's case of the same clip, beside it"
+    assert built_with(0)[0].sentence == case.sentence
+    assert not list(tmp_path.glob("footage*")), "the footage is gone"

@@ -11,8 +11,8 @@ from model_code.metrics.image import (
     PSNR_CEILING,
     box_of,
     face_region,
+    frechet,
     lip_region,
-    perceptual_frechet,
     polygon_mask,
     psnr,
     ssim,
@@ -71,12 +71,10 @@ def test_ssim_falls_with_noise() -> None:
 
 
 def test_frechet_of_shifted_and_scaled_gaussians() -> None:
-    a = np.random.default_rng(2).standard_normal((500, 4))
-    assert perceptual_frechet(a, a) == pytest.approx(0, abs=1e-9)
-    assert perceptual_frechet(a, a + 3) == pytest.approx(4 * 9, rel=1e-6)
-    spread = np.trace(np.cov(a, rowvar=False))
-    centred = a - a.mean(0)
-    assert perceptual_frechet(centred, 2 * centred) == pytest.approx(spread, rel=1e-6)
+    mean, covariance = np.ones(4), np.cov(np.random.default_rng(2).standard_normal((4, 500)))
+    assert frechet(mean, covariance, mean, covariance) == pytest.approx(0, abs=1e-9)
+    assert frechet(mean, covariance, mean + 3, covariance) == pytest.approx(4 * 9, rel=1e-6)
+    assert frechet(mean, covariance, mean, 4 * covariance) == pytest.approx(np.trace(covariance), rel=1e-6)
 
 
 def test_regions_hold_their_landmarks_and_lips_lie_in_the_face() -> None:

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from model_code.metrics.mouth import (
     bootstrap,
-    bootstrap_mean,
     correlation,
-    leak,
-    mouth_correlation,
+    partial_correlation,
+    ratio,
     silence_share,
     sum_moments,
     wrong_audio_moments,
@@ -22,6 +21,16 @@ from model_code.metrics.mouth import (
 def _signals(count: int, length: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.standard_normal((length, 3)) for _ in range(count)]
+
+
+def mouth_correlation(outputs: list[np.ndarray], references: list[np.ndarray]) -> np.ndarray:
+    """(3,) of outputs with references, clips pooled."""
+    return correlation(sum_moments(outputs, references).sum(0))
+
+
+def leak(outputs: list[np.ndarray], inputs: list[np.ndarray], references: list[np.ndarray]) -> np.ndarray:
+    """(3,) of outputs with inputs, given the references."""
+    return partial_correlation(sum_moments(outputs, inputs, references).sum(0))
 
 
 def test_identical_curves_correlate_fully_and_negated_ones_against() -> None:
@@ -78,9 +87,9 @@ def test_leak_does_not_blame_an_input_that_says_the_same() -> None:
 
 def test_wrong_audio_control_is_near_zero_and_sees_a_constant_tune() -> None:
     references, texts = _signals(10, 200, 7), [str(i) for i in range(10)]
-    assert np.abs(correlation(wrong_audio_moments(references, references, texts).sum(0))).max() < 0.05
+    assert np.abs(correlation(wrong_audio_moments(references, references, texts).sum((0, 1)))).max() < 0.05
     same = [references[0]] * 4
-    np.testing.assert_allclose(correlation(wrong_audio_moments(same, same, texts[:4]).sum(0)), 1)
+    np.testing.assert_allclose(correlation(wrong_audio_moments(same, same, texts[:4]).sum((0, 1))), 1)
     with pytest.raises(ValueError, match="two different sentences"):
         wrong_audio_moments(references[:2], references[:2], ["a", "a"])
 
@@ -88,7 +97,7 @@ def test_wrong_audio_control_is_near_zero_and_sees_a_constant_tune() -> None:
 def test_the_same_sentence_twice_is_no_wrong_audio() -> None:
     references = _signals(10, 200, 7)
     doubled, texts = references * 2, [str(i) for i in range(10)] * 2
-    assert np.abs(correlation(wrong_audio_moments(doubled, doubled, texts).sum(0))).max() < 0.05
+    assert np.abs(correlation(wrong_audio_moments(doubled, doubled, texts).sum((0, 1)))).max() < 0.05
 
 
 def test_lengths_are_cut_to_the_shortest() -> None:
@@ -98,7 +107,8 @@ def test_lengths_are_cut_to_the_shortest() -> None:
 
 def test_bootstrap_interval_of_a_mean_matches_the_normal_one() -> None:
     values = np.random.default_rng(8).normal(3.0, 2.0, 400)
-    estimate = bootstrap_mean(list(values), rng=np.random.default_rng(0), draws=4000)
+    columns = np.stack([values, np.ones_like(values)], 1)
+    estimate = bootstrap(columns, ratio, rng=np.random.default_rng(0), draws=4000)
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert estimate.value == pytest.approx(values.mean())
     assert estimate.low == pytest.approx(values.mean() - half, abs=0.03)
@@ -119,12 +129,20 @@ def test_bootstrap_repeats_and_does_not_move_for_equal_clips() -> None:
     assert equal.low == pytest.approx(equal.high)
 
 
-def test_bootstrap_mean_leaves_out_missing_values() -> None:
-    assert bootstrap_mean([1.0, float("nan"), 3.0], rng=np.random.default_rng(0)).value == 2.0
-    assert np.isnan(bootstrap_mean([float("nan")], rng=np.random.default_rng(0)).value)
-
-
 def test_silence_share() -> None:
     full = np.linspace(0.1, 0.6, 30)
     assert silence_share(np.full(10, 0.15), np.full(10, 0.10), full) == pytest.approx(0.1)
     assert silence_share(np.full(10, 0.10), np.full(10, 0.10), full) == pytest.approx(0.0)
+
+
+def test_drawing_a_clip_draws_its_pairs_with_the_others() -> None:
+    """Against the sums spelled out, clip by drawn clip."""
+    pairs = np.random.default_rng(11).uniform(1, 2, (5, 5, 2))
+    found = bootstrap(pairs, ratio, rng=np.random.default_rng(3), draws=200, of_pairs=True)
+    counts = np.random.default_rng(3).multinomial(5, np.full(5, 1 / 5), size=200)
+    values = []
+    for drawn in (np.repeat(np.arange(5), count) for count in counts):
+        total = sum(pairs[i, j] for i in drawn for j in drawn)
+        values.append(total[0] / total[1])
+    assert found.value == pytest.approx(pairs[..., 0].sum() / pairs[..., 1].sum())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))

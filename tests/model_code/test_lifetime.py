@@ -29,7 +29,9 @@ from model_code.metrics.benchmark import build_cases
 if __name__ == "__main__":
     config = BenchmarkConfig(cases=8, heads_seed=5, seconds=1.0)
     with process_pool(2) as pool:
-        build_cases(config, CorpusConfig(frame_size=64), MediaConfig(), None, Path(sys.argv[1]), pool=pool)
+        footage = Path(sys.argv[1])
+        corpus, cases = CorpusConfig(frame_size=64), footage.with_name("cases")
+        build_cases(config, corpus, MediaConfig(), None, cases, scratch=footage, pool=pool)
 """
 
 

@@ -12,7 +12,7 @@ from model_code.faces.identity import IdentityEncoder
 from model_code.media.shards import ShardWriter
 from model_code.metrics.image import polygon_mask, psnr
 from model_code.pairs.aspects import ASPECTS, aspects
-from model_code.pairs.calibrate import blurred, calibrate, curve, flickering, recommended, shaking, write_calibration
+from model_code.pairs.calibrate import blurred, calibrate, curve, flickering, shaking, write_calibration
 from model_code.pairs.filters import decide, judge
 from model_code.pairs.generate import choose_clips, composite, driving_clip
 from model_code.pairs.pair import SCHEMA, Pair, read_pairs
@@ -183,4 +183,3 @@ def test_calibration_bites(tmp_path: Path, pairs: list[Pair], identity: Identity
     value = write_calibration(curves, FilterConfig(), tmp_path)
     assert value["mouth_distance"]["in_force"] == FilterConfig().mouth_distance
     assert (tmp_path / "calibration.png").stat().st_size > 5000
-    assert recommended(curves).aspect_mean == curves["aspect_mean"].threshold

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_code.config import PhaseConfig
+from model_code.config import FlowConfig, PhaseConfig
 from model_code.training.checkpoint import load_checkpoint
 from model_code.training.data import TrainingSet
-from model_code.training.loop import learning_rate
+from model_code.training.loop import Trainer, learning_rate
+from model_code.training.phases import GeneratorPhase
 from model_code.training.speed import matmul_peak
 from model_code.training.step import ModelInputs
 from model_code.training.validation import losses_by_time
@@ -86,9 +87,12 @@ def test_how_fast_it_is_stands_beside_the_curves(tmp_path: Path) -> None:
     assert again.curves == curves
 
 
-def test_the_meter_counts_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step of the transformer; half of the samples are estimated first."""
+@pytest.mark.parametrize("name", ["generator", "texture"])
+def test_the_meter_counts_what_torch_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One step of the transformer; half of the samples are estimated first, for a late expert several times."""
     run = trainer(None, own_estimates=0.5)
+    config = run.config.model_copy(update={"phase": name})
+    run = Trainer(run.model, GeneratorPhase(config, FlowConfig()), run.data, config, None)
     counted, end = [], run.meter.end
 
     def count(inputs: ModelInputs) -> None:
