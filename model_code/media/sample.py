@@ -76,9 +76,30 @@ class ClipSample:
         )
 
 
-def read_sample(shard: Shard, clip_id: str) -> ClipSample:
-    """Decodes one clip of a shard."""
-    return ClipSample.from_members(clip_id, shard.read(clip_id))
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip where it lies: a shard's footage takes more memory than there is, its rows do not.
+
+    Attributes:
+        shard: Holds it.
+        row: The clip's row of the shard's manifest.
+    """
+
+    shard: Shard
+    row: dict[str, Any]
+
+    @property
+    def clip_id(self) -> str:
+        """The sample's key in its shard."""
+        return str(self.row["clip_id"])
+
+    def sound(self) -> NDArray[np.float32]:
+        """Its sound alone."""
+        return wav_samples(self.shard.read(self.clip_id, ["audio.wav"])["audio.wav"])
+
+    def read(self) -> ClipSample:
+        """Decodes it."""
+        return ClipSample.from_members(self.clip_id, self.shard.read(self.clip_id))
 
 
 def wav_bytes(samples: NDArray[np.float32], sample_rate: int = 16_000) -> bytes:

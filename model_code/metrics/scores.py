@@ -92,11 +92,10 @@ class Measure:
         Cases of one group are alike; as cases of their own they would make intervals too narrow.
         """
         names, index = np.unique(np.array(groups), return_inverse=True)
-        summed = np.zeros((len(names), *self.per_case.shape[1:]))
-        np.add.at(summed, index, self.per_case)
+        belongs = np.eye(len(names))[index]
+        summed = np.tensordot(belongs, self.per_case, (0, 0))
         if self.of_pairs:
-            columns, summed = summed, np.zeros((len(names), len(names), *self.per_case.shape[2:]))
-            np.add.at(summed, (slice(None), index), columns)
+            summed = np.tensordot(belongs, summed, (0, 1)).swapaxes(0, 1)
         return Measure(summed, self.statistic, self.of_pairs)
 
     def minus(self, other: Measure, rng: np.random.Generator) -> Estimate:

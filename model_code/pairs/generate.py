@@ -8,7 +8,7 @@ so that V' and V differ in nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from model_code.config import PairsConfig
 from model_code.dubbing.model import DubbingPipelineModel, DubItem
 from model_code.faces.landmarker import Landmarker
 from model_code.faces.masks import paste_mask
-from model_code.media.sample import ClipSample
+from model_code.media.sample import ClipSample, StoredClip
 from model_code.pairs.pair import Pair
 from model_code.pairs.relight import draw_relighting, is_uniformly_lit, relight
 from model_code.seeding import rng_for, seed_for
@@ -37,7 +37,7 @@ def composite(
     return np.rint(mixed).astype(np.uint8)
 
 
-def driving_clip(clip: ClipSample, clips: Sequence[ClipSample], rng: np.random.Generator) -> ClipSample | None:
+def driving_clip(clip: StoredClip, clips: Sequence[StoredClip], rng: np.random.Generator) -> StoredClip | None:
     """Another clip of the same speaker, or None."""
     speaker = clip.row["speaker_id"]
     others = [other for other in clips if other.row["speaker_id"] == speaker and other.clip_id != clip.clip_id]
@@ -45,7 +45,7 @@ def driving_clip(clip: ClipSample, clips: Sequence[ClipSample], rng: np.random.G
 
 
 def generate_pairs(
-    clips: Sequence[ClipSample],
+    clips: Sequence[StoredClip],
     generator: DubbingPipelineModel,
     landmarker: Landmarker,
     shard: str,
@@ -53,8 +53,8 @@ def generate_pairs(
     generator_version: str,
     variant: str = "generated",
     progress: Callable[[int, int], None] | None = None,
-) -> list[Pair]:
-    """Companions for a share of a shard's clips.
+) -> Iterator[Pair]:
+    """Companions for a share of a shard's clips, `batch_size` clips in memory at once.
 
     Args:
         clips: The shard's clips.
@@ -64,61 +64,70 @@ def generate_pairs(
         config: How many, how well.
         generator_version: Written into every row.
         variant: `generated`, or `relit` (then both videos are relit alike).
-        progress: Told (windows done, windows in all).
+        progress: Told (clips done, clips in all).
     """
     fraction = config.clip_fraction if variant == "generated" else config.relit_fraction
     chosen = choose_clips(clips, fraction, config.pairs_per_clip, shard, variant, config.seed)
     jobs = []
-    for clip, copy in chosen:
-        seed = seed_for("pair", config.seed, shard, variant, clip.clip_id, copy)
-        driver = driving_clip(clip, clips, rng_for("driving", seed))
+    for stored, copy in chosen:
+        seed = seed_for("pair", config.seed, shard, variant, stored.clip_id, copy)
+        driver = driving_clip(stored, clips, rng_for("driving", seed))
         if driver is None:
-            logger.info("%s: speaker %s has no other clip to dub from", clip.clip_id, clip.row["speaker_id"])
+            logger.info("%s: speaker %s has no other clip to dub from", stored.clip_id, stored.row["speaker_id"])
         else:
-            jobs.append((clip, copy, seed, driver))
+            jobs.append((stored, copy, seed, driver))
     flow = generator.config.flow.model_copy(
         update={"sampling_steps": config.sampling_steps, "audio_guidance": config.audio_guidance}
     )
     generator = generator.with_flow(flow)
-    items = [DubItem(clip.frames, driver.audio, seed, clip.landmarks, clip.occluder) for clip, _, seed, driver in jobs]
-    pairs = []
-    for (clip, copy, seed, driver), dubbed in zip(
-        jobs, generator.dub_many(items, config.batch_size, progress), strict=True
-    ):
-        companion = composite(dubbed, clip.frames, clip.landmarks, clip.occluder)
-        landmarks, _ = landmarker.predict_crops(companion)
-        target = clip
-        if variant == "relit":
-            light = draw_relighting(rng_for("relight", seed), len(clip.frames))
-            target = relit_clip(clip, relight(clip.frames, light))
-            companion = relight(companion, light)
-        pair_id = f"{variant}-{clip.clip_id}-{copy}"
-        row = {
-            "pair_id": pair_id,
-            "clip_id": clip.clip_id,
-            "shard": shard,
-            "variant": variant,
-            "speaker_id": clip.row["speaker_id"],
-            "driving_clip_id": driver.clip_id,
-            "seed": seed,
-            "generator_version": generator_version,
-            "n_frames": len(clip.frames),
-            "occluded": clip.occluder is not None and bool(clip.occluder.any()),
-        }
-        pairs.append(Pair(pair_id, target, companion, landmarks, row))
-    return pairs
+    for begin in range(0, len(jobs), config.batch_size):
+        part = jobs[begin : begin + config.batch_size]
+        targets = [stored.read() for stored, *_ in part]
+        items = [
+            DubItem(clip.frames, driver.sound(), seed, clip.landmarks, clip.occluder)
+            for clip, (_, _, seed, driver) in zip(targets, part, strict=True)
+        ]
+        dubs = generator.dub_many(items, config.batch_size)
+        for clip, dubbed, (_, copy, seed, driver) in zip(targets, dubs, part, strict=True):
+            companion = composite(dubbed, clip.frames, clip.landmarks, clip.occluder)
+            landmarks, _ = landmarker.predict_crops(companion)
+            target = clip
+            if variant == "relit":
+                light = draw_relighting(rng_for("relight", seed), len(clip.frames))
+                target = relit_clip(clip, relight(clip.frames, light))
+                companion = relight(companion, light)
+            pair_id = f"{variant}-{clip.clip_id}-{copy}"
+            row = {
+                "pair_id": pair_id,
+                "clip_id": clip.clip_id,
+                "shard": shard,
+                "variant": variant,
+                "speaker_id": clip.row["speaker_id"],
+                "driving_clip_id": driver.clip_id,
+                "seed": seed,
+                "generator_version": generator_version,
+                "n_frames": len(clip.frames),
+                "occluded": clip.occluder is not None and bool(clip.occluder.any()),
+            }
+            yield Pair(pair_id, target, companion, landmarks, row)
+        if progress is not None:
+            progress(begin + len(part), len(jobs))
 
 
 def choose_clips(
-    clips: Sequence[ClipSample], fraction: float, copies: int, shard: str, variant: str, seed: int
-) -> list[tuple[ClipSample, int]]:
+    clips: Sequence[StoredClip], fraction: float, copies: int, shard: str, variant: str, seed: int
+) -> list[tuple[StoredClip, int]]:
     """A share of the clips (at least one), drawn by the shard's name; relighting takes uniformly lit ones only."""
-    usable = [clip for clip in clips if variant != "relit" or is_uniformly_lit(clip.frames, clip.landmarks)]
+    usable = [clip for clip in clips if variant != "relit" or _has_one_light(clip.read())]
     if not usable:
         return []
     count = max(1, round(fraction * len(clips)))
     order = rng_for("choose", seed, shard, variant).permutation(len(usable))[:count]
     return [(usable[int(index)], copy) for index in sorted(order) for copy in range(copies)]
+
+
+def _has_one_light(clip: ClipSample) -> bool:
+    return is_uniformly_lit(clip.frames, clip.landmarks)
 
 
 def relit_clip(clip: ClipSample, frames: NDArray[np.uint8]) -> ClipSample:

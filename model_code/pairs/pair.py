@@ -93,14 +93,31 @@ class Pair:
         )
 
 
-def read_pairs(shards: Sequence[Shard], *, accepted_only: bool = True) -> list[Pair]:
-    """The pairs of several shards, in the manifests' order."""
-    pairs = []
-    for shard in shards:
-        for row in shard.rows:
-            if row["accepted"] or not accepted_only:
-                pairs.append(Pair.from_members(row, shard.read(row["pair_id"])))
-    return pairs
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair where it lies.
+
+    Attributes:
+        shard: Holds it.
+        row: The pair's row of the shard's manifest.
+    """
+
+    shard: Shard
+    row: dict[str, Any]
+
+    @property
+    def clip_id(self) -> str:
+        """The target's."""
+        return str(self.row["clip_id"])
+
+    def read(self) -> Pair:
+        """Decodes it."""
+        return Pair.from_members(self.row, self.shard.read(self.row["pair_id"]))
+
+
+def accepted_pairs(shards: Sequence[Shard]) -> list[StoredPair]:
+    """What the filters accepted of several shards, in the manifests' order."""
+    return [StoredPair(shard, row) for shard in shards for row in shard.rows if row["accepted"]]
 
 
 def _video(frames: NDArray[np.uint8]) -> bytes:

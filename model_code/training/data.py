@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,37 @@ class EncodedClip:
         return min(track.n_blocks for track in self.tracks.values())
 
 
+@dataclass(frozen=True)
+class CachedClip:
+    """An encoded clip on disk: a training set of hours does not fit into memory.
+
+    Attributes:
+        clip_id, speaker_id, n_blocks: As of `EncodedClip`.
+        path: Its tensors.
+    """
+
+    clip_id: str
+    speaker_id: str
+    n_blocks: int
+    path: Path
+
+    def load(self) -> EncodedClip:
+        """The clip; the file is mapped, so that only what is used of it is read."""
+        tensors = load_file(self.path)
+        names = sorted({name.split(".")[0] for name in tensors if "." in name})
+        tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
+        return EncodedClip(self.clip_id, self.speaker_id, tracks, tensors["audio"])
+
+
 class ClipEncoder:
-    """Encodes clips with a codec and an audio encoder, through a cache on disk.
+    """Encodes clips with a codec and an audio encoder, into a cache on disk.
 
     Args:
         codec: The latent codec; `encode` is called without gradients.
         audio_encoder: Gives 50 Hz features (N, D).
         context_fill: What the generator's masked video holds in the hole, as in `TransformerConfig`.
         cache: Folder of safetensors keyed by content hash (video, sound, landmarks and both networks'
-            weights); None encodes every time.
+            weights).
     """
 
     def __init__(
@@ -131,29 +153,22 @@ class ClipEncoder:
         codec: LatentCodec,
         audio_encoder: SpeechEncoder,
         context_fill: ContextFill,
-        cache: Path | None = None,
+        cache: Path,
         device: torch.device | None = None,
     ) -> None:
         self.codec, self.audio_encoder, self.cache, self.device = codec, audio_encoder, cache, device
         self.context_fill = context_fill
         self._networks = ""
-        if cache is not None:
-            cache.mkdir(parents=True, exist_ok=True)
-            if isinstance(codec, nn.Module) and isinstance(audio_encoder, nn.Module):
-                self._networks = fingerprint(codec) + fingerprint(audio_encoder)
+        if isinstance(codec, nn.Module) and isinstance(audio_encoder, nn.Module):
+            self._networks = fingerprint(codec) + fingerprint(audio_encoder)
 
-    def encode(self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> EncodedClip:
+    def encode(self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> CachedClip:
         """Encodes `clip`; `companion` (T, H, W, 3) adds the track of V', `masked` that of the inpainting context."""
-        path = None if self.cache is None else self.cache / f"{self._key(clip, companion, masked)}.safetensors"
-        if path is not None and path.is_file():
-            tensors = load_file(path)
-        else:
-            tensors = self._tensors(clip, companion, masked)
-            if path is not None:
-                write_tensors(path, tensors)
-        names = sorted({name.split(".")[0] for name in tensors if "." in name})
-        tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
-        return EncodedClip(clip.clip_id, str(clip.row["speaker_id"]), tracks, tensors["audio"])
+        path = self.cache / f"{self._key(clip, companion, masked)}.safetensors"
+        if not path.is_file():
+            write_tensors(path, self._tensors(clip, companion, masked))
+        written = CachedClip(clip.clip_id, str(clip.row["speaker_id"]), 0, path)
+        return replace(written, n_blocks=written.load().n_blocks)
 
     def _tensors(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> dict[str, Tensor]:
         size = clip.frames.shape[1]
@@ -231,12 +246,12 @@ class TrainingSet:
     """Random windows of encoded clips; which ones depends on (seed, step) alone, so a resumed run repeats.
 
     Args:
-        clips: Encoded clips; those shorter than a window are left out.
+        clips: Encoded clips, or where they lie; those shorter than a window are left out.
         window_frames: Pixel frames of a window (4n+1).
         audio_window: 50 Hz features that one latent frame sees.
     """
 
-    def __init__(self, clips: Sequence[EncodedClip], window_frames: int, audio_window: int) -> None:
+    def __init__(self, clips: Sequence[EncodedClip | CachedClip], window_frames: int, audio_window: int) -> None:
         self.length = latent_length(window_frames)
         self.window_frames, self.audio_window = window_frames, audio_window
         self.clips = [clip for clip in clips if clip.n_blocks >= self.length - 1]
@@ -265,8 +280,9 @@ class TrainingSet:
         return self._collate(windows)
 
     def _window(
-        self, clip: EncodedClip, rng: np.random.Generator, reference_frames: int, frames: int
+        self, chosen: EncodedClip | CachedClip, rng: np.random.Generator, reference_frames: int, frames: int
     ) -> dict[str, Tensor]:
+        clip = chosen.load() if isinstance(chosen, CachedClip) else chosen
         length = latent_length(frames)
         start = int(rng.integers(0, clip.n_blocks - length + 2))
         values = {name: track.window(start, length) for name, track in clip.tracks.items()}

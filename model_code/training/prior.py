@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from model_code.backbones.audio import AudioEncoder
 from model_code.backbones.codec import LatentCodec
@@ -24,7 +25,7 @@ from model_code.config import FlowConfig, PhaseConfig, TransformerConfig
 from model_code.files import write_json
 from model_code.media.sample import ClipSample
 from model_code.seeding import seed_for
-from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet
+from model_code.training.data import CachedClip, ClipEncoder, TrainingSet
 from model_code.training.loop import Progress, Trainer
 from model_code.training.phases import Critics, Phase, make_phase
 
@@ -44,8 +45,8 @@ def train_prior(
     transformer: TransformerConfig | None = None,
     flow: FlowConfig | None = None,
     *,
+    work_dir: Path,
     init: Path | None = None,
-    work_dir: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def train_prior(
         phase: Budget; its `phase` is `base`.
         transformer: Shape; `context_channels` is set to the codec's channels.
         flow: Parameterisation.
-        init: An earlier prior: parts of the same name and shape start from it, others fresh.
         work_dir: Latent cache and checkpoints; a killed run goes on from there.
+        init: An earlier prior: parts of the same name and shape start from it, others fresh.
         device: Where to train.
         progress: As `Trainer`'s.
 
@@ -77,8 +78,8 @@ def train_prior(
     model.to(device)
     target = torch.device(device)
     codec.to(target)  # type: ignore[attr-defined]
-    encoder = ClipEncoder(codec, audio_encoder, shape.context_fill, work_dir / "latents" if work_dir else None, target)
-    groups: tuple[list[EncodedClip], list[EncodedClip]] = ([], [])
+    encoder = ClipEncoder(codec, audio_encoder, shape.context_fill, work_dir / "latents", target)
+    groups: tuple[list[CachedClip], list[CachedClip]] = ([], [])
     frames = 0
     for head, pair in enumerate(footage):
         for clip, companion in (pair, pair[::-1]):
@@ -87,9 +88,9 @@ def train_prior(
     train, held = (TrainingSet(group, phase.clip_frames, shape.audio_window) for group in groups)
     strategy = make_phase(phase, flow, Critics(codec))
     # Another budget, start or footage is another run: its checkpoints are not this one's.
-    networks = (fingerprint(each) for each in (model, codec, audio_encoder))
+    networks = (fingerprint(cast(nn.Module, each)) for each in (model, codec, audio_encoder))
     run = seed_for(phase.model_dump_json(), flow.model_dump_json(), frames, *networks)
-    folder = work_dir / "checkpoints" / f"{run:x}" if work_dir else None
+    folder = work_dir / "checkpoints" / f"{run:x}"
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
     scores = {
         "training_loss": curves.rows[-1]["flow"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,44 +51,44 @@ class PairsWorkerConfig(WorkerConfig):
 def work(config: PairsWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Makes the pairs, judges them and writes the shard."""
     identity = IdentityEncoder.from_pretrained(config.identity)
-    pairs = make(config, progress)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    first: list[Pair] = []
     with ShardWriter(config.output) as writer:
-        for index, pair in enumerate(pairs):
+        for pair in make(config, progress):
             row = judge(pair, identity, config.pairs.filters)
             rows.append({name: row.get(name) for name in SCHEMA.names})
             writer.add(pair.pair_id, pair.to_members())
-            progress("filter", index + 1, len(pairs), {"accepted": sum(bool(each["accepted"]) for each in rows)})
+            if len(first) < CALIBRATED_ON:
+                first.append(pair)
         writer.commit(rows, SCHEMA)
     accepted = [bool(row["accepted"]) for row in rows]
     result: dict[str, Any] = {
         "metrics": {"pairs": len(rows), "accepted": sum(accepted), **means(rows)},
         "pictures": [],
     }
-    if pairs:
-        shown = [[pair.companion, pair.target.frames] for pair in pairs[:4]]
+    if first:
+        shown = [[pair.companion, pair.target.frames] for pair in first[:4]]
         contact_sheet(shown, config.output / "pairs.png")
         result["pictures"].append("pairs.png")
-    if len({str(pair.row["speaker_id"]) for pair in pairs}) > 1:
-        curves = calibrate(pairs[:CALIBRATED_ON], identity, config.pairs.seed)
+    if len({str(pair.row["speaker_id"]) for pair in first}) > 1:
+        curves = calibrate(first, identity, config.pairs.seed)
         result["calibration"] = write_calibration(curves, config.pairs.filters, config.output)
         result["pictures"].append("calibration.png")
     return result
 
 
-def make(config: PairsWorkerConfig, progress: Progress) -> list[Pair]:
-    """The pairs of the partition, not yet judged."""
+def make(config: PairsWorkerConfig, progress: Progress) -> Iterator[Pair]:
+    """The pairs of the partition, one after another, not yet judged."""
     if config.variant == "rendered":
-        pairs = []
         count = max(1, config.pairs.rendered_per_shard // 2)
         for index in range(count):
-            pairs += render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
+            yield from render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
             progress("render", index + 1, count, {})
-        return pairs
+        return
     settings = DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size)
     transformer = load_transformer(config.generator / "transformer")
     generator = on_backbones(settings, config.backbones, transformer, config.features).to(config.device)
-    return generate_pairs(
+    yield from generate_pairs(
         training_clips([config.clips]),
         generator,
         base.load("landmarker"),

@@ -26,7 +26,7 @@ class SyncNetWorkerConfig(WorkerConfig):
 
 def work(config: SyncNetWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Trains on all speakers but every sixth, which are kept for the accuracy."""
-    clips = training_clips(config.shards)
+    clips = [clip.read() for clip in training_clips(config.shards)]
     speakers = sorted({str(clip.row["speaker_id"]) for clip in clips})
     held = set(speakers[::HELD_OUT_EVERY]) if len(speakers) >= HELD_OUT_EVERY else set()
     examples = sync_examples(clips, load_audio(config.backbones, config.features).to(config.device))

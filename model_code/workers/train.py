@@ -34,13 +34,13 @@ from model_code.config import Config, FlowConfig, MediaConfig, PhaseConfig, Shar
 from model_code.dubbing.model import load_transformer, save_expert, save_transformer
 from model_code.errors import InputError
 from model_code.files import write_json
-from model_code.media.sample import ClipSample
+from model_code.media.sample import StoredClip
 from model_code.media.shards import Shard
 from model_code.metrics.syncnet import SyncNet
-from model_code.pairs.pair import Pair, read_pairs
+from model_code.pairs.pair import Pair, StoredPair, accepted_pairs
 from model_code.seeding import seed_for
 from model_code.training.checkpoint import remove_checkpoints
-from model_code.training.data import ClipEncoder, EncodedClip, TrainingSet
+from model_code.training.data import CachedClip, ClipEncoder, EncodedClip, TrainingSet
 from model_code.training.loop import Curves, Trainer
 from model_code.training.losses import video_distance
 from model_code.training.parallel import ALONE, Team, in_one_piece, team
@@ -55,7 +55,7 @@ from model_code.workers.validation import FOLDER, Validation, samples
 logger = logging.getLogger(__name__)
 EXPERTS = ("lip", "texture")
 SAMPLES = 3
-Source = ClipSample | Pair
+Source = StoredClip | StoredPair
 
 
 class StartWeights(Config):
@@ -123,7 +123,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
     check_fit(model.config, codec, audio_encoder, prompts)
     encoder = ClipEncoder(codec, audio_encoder, model.config["context_fill"], config.latents, device)
 
-    def dataset(clips: Sequence[EncodedClip]) -> TrainingSet:
+    def dataset(clips: Sequence[EncodedClip | CachedClip]) -> TrainingSet:
         return TrainingSet(clips, config.phase.clip_frames, int(model.config["audio_window"]))
 
     data = dataset(encode(learned, encoder, own, progress))
@@ -136,7 +136,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
         validation = Validation(
             phase,
             dataset(clips),
-            dataset([opening(clips[0], config.phase.clip_frames)]),
+            dataset([opening(clips[0].load(), config.phase.clip_frames)]),
             sound(held[0], config.phase.clip_frames, config.media),
             device,
             SyncNet.from_pretrained(config.syncnet) if config.syncnet is not None else None,
@@ -198,7 +198,7 @@ def read(config: TrainConfig) -> tuple[list[Source], list[Source]]:
     if config.phase.on_clips:
         sources = [*training_clips(config.shards)]
     else:
-        sources = [*read_pairs([Shard(folder) for folder in config.pairs])]
+        sources = [*accepted_pairs([Shard(folder) for folder in config.pairs])]
         if not sources:
             raise InputError(f"no accepted pair in {len(config.pairs)} shards", "see the pair gate's reasons")
     if not config.phase.validate_every:
@@ -206,30 +206,28 @@ def read(config: TrainConfig) -> tuple[list[Source], list[Source]]:
     learned, held = hold_out(
         sources,
         config.phase.validation_share,
-        lambda source: clip_of(source).clip_id,
-        lambda source: len(clip_of(source).frames) >= config.phase.clip_frames,
+        lambda source: source.clip_id,
+        lambda source: bool(source.row["n_frames"] >= config.phase.clip_frames),
     )
     # The one that becomes a video comes first: it has to fill a window.
-    return learned, sorted(held, key=lambda source: len(clip_of(source).frames) < config.phase.clip_frames)
-
-
-def clip_of(source: Source) -> ClipSample:
-    """What is to be made: the clip itself, or a pair's target."""
-    return source.target if isinstance(source, Pair) else source
+    return learned, sorted(held, key=lambda source: bool(source.row["n_frames"] < config.phase.clip_frames))
 
 
 def sound(source: Source, frames: int, media: MediaConfig) -> NDArray[np.float32]:
-    """The samples of a clip's first frames."""
-    return clip_of(source).audio[: frames * media.sample_rate // media.fps]
+    """The samples of the first frames of what is to be made: the clip itself, or a pair's target."""
+    found = source.read()
+    clip = found.target if isinstance(found, Pair) else found
+    return clip.audio[: frames * media.sample_rate // media.fps]
 
 
-def encode(sources: Sequence[Source], encoder: ClipEncoder, own: Team, progress: Progress) -> list[EncodedClip]:
-    """Clips or pairs as latents; each process makes its part, and then reads all."""
+def encode(sources: Sequence[Source], encoder: ClipEncoder, own: Team, progress: Progress) -> list[CachedClip]:
+    """Clips or pairs as latents, one after another; each process makes its part, and then looks at all."""
 
-    def one(source: Source) -> EncodedClip:
-        if isinstance(source, Pair):
-            return encoder.encode(source.target, source.companion, masked=False)
-        return encoder.encode(source, masked=True)
+    def one(source: Source) -> CachedClip:
+        found = source.read()
+        if isinstance(found, Pair):
+            return encoder.encode(found.target, found.companion, masked=False)
+        return encoder.encode(found, masked=True)
 
     part = sources[own.part]
     encoded = []

@@ -11,7 +11,7 @@ import webdataset
 
 from model_code.errors import InputError
 from model_code.media.ingest import shift_audio
-from model_code.media.sample import ClipSample, read_sample, wav_bytes, wav_samples
+from model_code.media.sample import ClipSample, StoredClip, wav_bytes, wav_samples
 from model_code.media.shards import MANIFEST, TAR, Shard, ShardWriter
 
 
@@ -43,7 +43,7 @@ def test_samples_come_back(tmp_path: Path) -> None:
     shard = _write(tmp_path / "0000", ["b", "a"])
     assert shard.keys == ["a", "b"]
     assert [row["clip_id"] for row in shard.rows] == ["a", "b"]
-    sample, wanted = read_sample(shard, "a"), _sample("a")
+    sample, wanted = StoredClip(shard, {"clip_id": "a"}).read(), _sample("a")
     assert sample.row == wanted.row
     assert np.array_equal(sample.landmarks, wanted.landmarks)
     assert np.array_equal(sample.boxes, wanted.boxes)
@@ -52,7 +52,7 @@ def test_samples_come_back(tmp_path: Path) -> None:
     assert np.array_equal(sample.occluder, wanted.occluder)
     assert np.abs(sample.audio - wanted.audio).max() < 1e-4
     assert np.abs(sample.frames.astype(int) - wanted.frames).mean() < 2
-    assert read_sample(_write(tmp_path / "1", ["x"]), "x").occluder is not None
+    assert StoredClip(_write(tmp_path / "1", ["x"]), {"clip_id": "x"}).read().occluder is not None
 
 
 def test_bytes_depend_on_content_only(tmp_path: Path) -> None:

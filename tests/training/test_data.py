@@ -129,8 +129,11 @@ def test_the_cache_gives_back_what_was_encoded_and_knows_the_companion(tmp_path:
     sound = np.random.default_rng(2).normal(0, 0.1, 31 * 640).astype(np.float32)
     boxes = np.zeros((31, 4), np.float32)
     clip = ClipSample("a", {"speaker_id": "s"}, video, landmarks, np.ones(31, np.float32), sound, boxes)
-    first, second = encoder.encode(clip), encoder.encode(clip)
-    pair = encoder.encode(clip, video[::-1].copy(), masked=False)
+    stored = encoder.encode(clip)
+    assert stored == encoder.encode(clip)
+    first, second = stored.load(), encoder.encode(clip).load()
+    assert stored.n_blocks == first.n_blocks == 7
+    pair = encoder.encode(clip, video[::-1].copy(), masked=False).load()
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert set(first.tracks) == {"target", "masked", "face", "lip"}
     assert set(pair.tracks) == {"target", "companion", "face", "lip"}
