@@ -135,8 +135,13 @@ def read_audio(source: Source, config: MediaConfig | None = None) -> F32:
     return _joined(stream_audio(source, config))
 
 
-def stream_audio(source: Source, config: MediaConfig | None = None) -> Iterator[F32]:
+def stream_audio(source: Source, config: MediaConfig | None = None, *, with_pictures: bool = True) -> Iterator[F32]:
     """`read_audio` chunk by chunk.
+
+    Args:
+        source: The file.
+        config: Rate and limits.
+        with_pictures: Sample 0 is the moment of the first picture where there are any; False: of the first sound.
 
     Raises:
         InputError: As `read_audio`; if there are 0 s of sound, at the end.
@@ -148,7 +153,8 @@ def stream_audio(source: Source, config: MediaConfig | None = None) -> Iterator[
         info = check_limits(container, name, config)
         if not info.has_audio:
             raise InputError(f"{name} has no sound", "give a file with a sound stream")
-        for chunk in _decode_audio(container, name, config, _start(container) if info.has_video else None):
+        start = _start(container) if info.has_video and with_pictures else None
+        for chunk in _decode_audio(container, name, config, start):
             empty = empty and not len(chunk)
             yield chunk
     if empty:
@@ -306,7 +312,10 @@ def _start(container: InputContainer) -> float | None:
 
 
 def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> Iterator[F32]:
-    """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first)."""
+    """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first).
+
+    Gaps in the sound are closed up.
+    """
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
     first: float | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import tracemalloc
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,13 +42,15 @@ U8 = NDArray[np.uint8]
 
 
 class PaintedMouth:
-    """Paints a dark mouth that opens with the loudness; notes what it was asked for."""
+    """Paints a dark mouth that opens with the loudness; notes what it was asked for and what it heard."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
+        self.heard: list[F32] = []
 
     def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
         self.asked.append((count, len(samples)))
+        self.heard.append(samples[:])
         for index, frame in enumerate(frames):
             part = samples[index * 640 : (index + 1) * 640]
             height = 1 + int(20 * np.abs(part).mean()) if len(part) else 1
@@ -73,6 +77,12 @@ def _wav(path: Path, seconds: float, seed: int = 0) -> Path:
     swell = 0.5 + 0.5 * np.sin(np.arange(len(noise)) / 1500)
     path.write_bytes(wav_bytes(np.convolve(noise * swell, np.ones(8) / 8, "same").astype(np.float32) * 2))
     return path
+
+
+def _ffmpeg(*arguments: str | Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def _luma_db(a: U8, b: U8, where: NDArray[np.bool_]) -> float:
@@ -147,6 +157,38 @@ def test_length_is_that_of_the_sound(
     assert len(frames) == report.frames
     if seconds > 4:
         assert np.abs(frames[39 + 20, :40].astype(int) - frames[39 - 20, :40]).mean() < 3, "back and forth"
+
+
+def _late(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-i", video, "-itsoffset", "0.4", "-i", audio, "-map", "0:v", "-map", "1:a", "-c:v", "copy", out)
+
+
+def _early(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-itsoffset", "0.4", "-i", video, "-i", audio, "-map", "0:v", "-map", "1:a", "-c:v", "copy", out)
+
+
+def _with_gap(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-i", audio, "-af", "asetpts='PTS+gte(T,0.6)*0.4/TB'", out)
+
+
+@pytest.mark.parametrize("make", [_late, _early, _with_gap])
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_output_sounds_as_the_model_heard(
+    make: Callable[[Path, Path, Path], None], suffix: str, clip: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    """Speech that does not begin with the file's pictures, or has a gap in time."""
+    speech, out, model = tmp_path / f"speech{suffix}", tmp_path / "out.mp4", PaintedMouth()
+    sound = _wav(tmp_path / "sound.wav", 1.2)
+    make(clip, sound, speech)
+    report = dub_file(clip, speech, out, model, landmarker)
+    (heard,), made = model.heard, read_audio(out)
+    assert len(read_audio(sound)) <= len(heard) <= len(read_audio(sound)) + 2200, "all of it and the encoder's padding"
+    assert report.frames == int(np.ceil(round(len(heard) / 640, 6)))
+    assert abs(len(made) - len(heard)) <= 1100
+    both = min(len(made), len(heard))
+    assert np.corrcoef(made[:both], heard[:both])[0, 1] > 0.99
+    with av.open(str(out)) as container:
+        assert abs((container.duration or 0) / av.time_base - report.seconds) < 0.05
 
 
 def test_turned_odd_and_oddly_named(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
