@@ -119,7 +119,7 @@ def dub_file(
 
     Args:
         video: Any video file within the limits.
-        audio: Any file with sound; pictures in it do not matter, nor when they begin.
+        audio: Any file with sound, of which the first track is taken; pictures in it do not matter.
         out: The mp4 to write, replaced when complete.
         model: Dubs crops.
         landmarker: Finds and follows the face.
@@ -257,7 +257,7 @@ def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:
     """Joins pictures and sound; one line of ffmpeg's own words if it fails."""
     safe = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     pictures = ffmpeg.input(f"file:{video.resolve()}", **safe).video
-    sound = ffmpeg.input(f"file:{audio.resolve()}", **safe).audio
+    sound = ffmpeg.input(f"file:{audio.resolve()}", **safe)["a:0"]  # the one that the model heard
     job = ffmpeg.output(
         pictures,
         sound,

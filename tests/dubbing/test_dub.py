@@ -191,6 +191,18 @@ def test_output_sounds_as_the_model_heard(
         assert abs((container.duration or 0) / av.time_base - report.seconds) < 0.05
 
 
+def test_only_the_first_track_of_the_speech_counts(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    """The second one is of a kind that nothing decodes."""
+    sound, speech, out = _wav(tmp_path / "a.wav", 0.6), tmp_path / "two.mkv", tmp_path / "out.mp4"
+    tracks = ("-map", "0:a", "-map", "1:a", "-c:a:0", "flac", "-c:a:1", "pcm_s24be")
+    _ffmpeg("-i", sound, "-i", _wav(tmp_path / "b.wav", 0.6, seed=1), *tracks, speech)
+    speech.write_bytes(speech.read_bytes().replace(b"A_PCM/INT/BIG", b"A_XXX/YYY/ZZZ"))
+    dub_file(clip, speech, out, PaintedMouth(), landmarker)
+    with av.open(str(out)) as container:
+        assert len(container.streams.audio) == 1
+    assert np.corrcoef(read_audio(out)[:9600], read_audio(sound)[:9600])[0, 1] > 0.99
+
+
 def test_turned_odd_and_oddly_named(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
     frames = read_video(clip).frames[:30, :231, :255]
     odd = tmp_path / "-odd 'Größe' 影.mp4"
