@@ -38,6 +38,9 @@ F32 = NDArray[np.float32]
 
 CRF = 15
 """Keeps the luma of what was not touched above 45 dB."""
+BY_SAMPLES = "setts=ts=(N-1)*1024"
+"""Counts the time of the output's AAC packets (1,024 samples each, the first of them lead-in) as the model hears:
+sample after sample. By the speech file's own clock its sound may begin late and have gaps."""
 NAMED = 5
 """Places that a note lists."""
 
@@ -116,7 +119,7 @@ def dub_file(
 
     Args:
         video: Any video file within the limits.
-        audio: Any file with sound.
+        audio: Any file with sound, of which the first track is taken; pictures in it do not matter.
         out: The mp4 to write, replaced when complete.
         model: Dubs crops.
         landmarker: Finds and follows the face.
@@ -137,7 +140,7 @@ def dub_file(
         raise InputError(f"the folder '{out.parent}' of the output does not exist", "create it")
     comment = f"Synthetic: the mouth was dubbed to other speech by xdub_platform, model xdub-dubber {version}"
     with (
-        spooled_sound(stream_audio(audio, config)) as sound,
+        spooled_sound(stream_audio(audio, config, with_pictures=False)) as sound,
         tempfile.TemporaryDirectory(prefix=".xdub-", dir=out.parent) as folder,
     ):
         plan = plan_dub(video, len(sound), landmarker, config, speaker, progress)
@@ -254,7 +257,7 @@ def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:
     """Joins pictures and sound; one line of ffmpeg's own words if it fails."""
     safe = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     pictures = ffmpeg.input(f"file:{video.resolve()}", **safe).video
-    sound = ffmpeg.input(f"file:{audio.resolve()}", **safe).audio
+    sound = ffmpeg.input(f"file:{audio.resolve()}", **safe)["a:0"]  # the one that the model heard
     job = ffmpeg.output(
         pictures,
         sound,
@@ -262,6 +265,7 @@ def _mux(video: Path, audio: Path, out: Path, comment: str) -> None:
         vcodec="copy",
         acodec="aac",
         audio_bitrate="192k",
+        **{"bsf:a": BY_SAMPLES},
         movflags="+faststart",
         fflags="+bitexact",
         map_metadata=-1,

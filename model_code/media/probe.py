@@ -33,8 +33,8 @@ class MediaInfo:
         width: Coded width in pixels, before rotation (0 without video).
         height: Coded height in pixels, before rotation (0 without video).
         fps: Average frames per second (0 without video).
-        has_video: Whether a video stream exists.
-        has_audio: Whether a sound stream exists.
+        has_video: Whether the first video stream is of a kind that can be decoded.
+        has_audio: Whether the first sound stream is.
     """
 
     name: str
@@ -56,7 +56,8 @@ def open_media(source: Source) -> Iterator[InputContainer]:
     """Opens a media file, or the bytes of one, for reading.
 
     Raises:
-        InputError: If the file is missing, empty, no regular file, or not a media container of `DEMUXERS`.
+        InputError: If the file is missing, empty, no regular file, or not a media container of `DEMUXERS`; if reading
+            on fails where nothing makes up for it.
     """
     name = source_name(source)
     target: io.BytesIO | str
@@ -81,7 +82,14 @@ def open_media(source: Source) -> Iterator[InputContainer]:
             "it may be cut off or of another kind: export it as mp4",
         ) from None
     with container:
-        yield container
+        try:
+            yield container
+        except InputError:
+            raise
+        except (av.FFmpegError, ValueError, IndexError) as error:  # PyAV: a stream that appears later is an IndexError
+            raise InputError(
+                f"{name} cannot be read to its end", "it may be damaged, or of an odd kind: export it again as mp4"
+            ) from error
 
 
 def _duration(container: InputContainer) -> float | None:
@@ -104,7 +112,12 @@ def check_limits(container: InputContainer, name: str, config: MediaConfig) -> M
         )
     width = height = 0
     fps = 0.0
-    if container.streams.video:
+    # A stream of an unknown kind has no codec.
+    has_video, has_audio = (
+        bool(streams) and streams[0].codec_context is not None
+        for streams in (container.streams.video, container.streams.audio)
+    )
+    if has_video:
         stream = container.streams.video[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -117,7 +130,7 @@ def check_limits(container: InputContainer, name: str, config: MediaConfig) -> M
             raise InputError(
                 f"{name} has {stream.frames} frames, more than {max_frames(config)}", "lower its frame rate"
             )
-    return MediaInfo(name, duration, width, height, fps, bool(container.streams.video), bool(container.streams.audio))
+    return MediaInfo(name, duration, width, height, fps, has_video, has_audio)
 
 
 def max_frames(config: MediaConfig) -> int:

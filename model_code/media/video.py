@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,9 @@ def read_video(source: Source, config: MediaConfig | None = None) -> Video:
         frames.append(np.ascontiguousarray(rgb))
     audio = None
     with open_media(source) as container:
-        if container.streams.audio:
-            audio = _joined(_decode_audio(container, source_name(source), config, _start(container)))
+        name = source_name(source)
+        if check_limits(container, name, config).has_audio:
+            audio = _joined(_decode_audio(container, name, config, _start(container)))
     return Video(np.stack(frames), config.fps, audio, config.sample_rate)
 
 
@@ -135,8 +137,13 @@ def read_audio(source: Source, config: MediaConfig | None = None) -> F32:
     return _joined(stream_audio(source, config))
 
 
-def stream_audio(source: Source, config: MediaConfig | None = None) -> Iterator[F32]:
+def stream_audio(source: Source, config: MediaConfig | None = None, *, with_pictures: bool = True) -> Iterator[F32]:
     """`read_audio` chunk by chunk.
+
+    Args:
+        source: The file.
+        config: Rate and limits.
+        with_pictures: Sample 0 is the moment of the first picture where there are any; False: of the first sound.
 
     Raises:
         InputError: As `read_audio`; if there are 0 s of sound, at the end.
@@ -147,8 +154,9 @@ def stream_audio(source: Source, config: MediaConfig | None = None) -> Iterator[
     with open_media(source) as container:
         info = check_limits(container, name, config)
         if not info.has_audio:
-            raise InputError(f"{name} has no sound", "give a file with a sound stream")
-        for chunk in _decode_audio(container, name, config, _start(container) if info.has_video else None):
+            raise InputError(f"{name} has no sound that can be decoded", "give a file with sound, such as wav")
+        start = _start(container) if info.has_video and with_pictures else None
+        for chunk in _decode_audio(container, name, config, start):
             empty = empty and not len(chunk)
             yield chunk
     if empty:
@@ -226,7 +234,7 @@ def _frames_at_rate(source: Source, config: MediaConfig) -> Iterator[tuple[av.Vi
     with open_media(source) as container:
         info = check_limits(container, name, config)
         if not info.has_video:
-            raise InputError(f"{name} has no pictures", "give a video file")
+            raise InputError(f"{name} has no pictures that can be decoded", "give a video file, such as mp4")
         aspect = _pixel_aspect(container)
         held: av.VideoFrame | None = None
         held_at = 0.0
@@ -306,7 +314,10 @@ def _start(container: InputContainer) -> float | None:
 
 
 def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> Iterator[F32]:
-    """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first)."""
+    """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first).
+
+    Gaps in the sound are closed up.
+    """
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
     first: float | None = None
@@ -331,20 +342,25 @@ def _resampled(
     container: InputContainer, stream: av.AudioStream, config: MediaConfig
 ) -> Iterator[tuple[float | None, F32]]:
     """Chunks of a sound stream at the wanted rate, each with the time of the frame that it came with."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)
-    begun = False
+    for _, frames in groupby(_decoded_sound(container, stream), _setup):
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)  # takes one setup alone
+        for frame in frames:
+            for part in resampler.resample(frame):
+                yield frame.time, part.to_ndarray().reshape(-1).astype(np.float32)
+        for part in resampler.resample(None):
+            yield frame.time, part.to_ndarray().reshape(-1).astype(np.float32)
+
+
+def _decoded_sound(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     for packet in container.demux(stream):
         try:
-            decoded = packet.decode()
+            yield from packet.decode()
         except av.FFmpegError:
             continue
-        for frame in decoded:
-            for part in resampler.resample(frame):
-                begun = True
-                yield frame.time, part.to_ndarray().reshape(-1).astype(np.float32)
-    if begun:
-        for part in resampler.resample(None):
-            yield None, part.to_ndarray().reshape(-1).astype(np.float32)
+
+
+def _setup(frame: av.AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def _joined(chunks: Iterable[F32]) -> F32:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import tracemalloc
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,13 +42,15 @@ U8 = NDArray[np.uint8]
 
 
 class PaintedMouth:
-    """Paints a dark mouth that opens with the loudness; notes what it was asked for."""
+    """Paints a dark mouth that opens with the loudness; notes what it was asked for and what it heard."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
+        self.heard: list[F32] = []
 
     def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
         self.asked.append((count, len(samples)))
+        self.heard.append(samples[:])
         for index, frame in enumerate(frames):
             part = samples[index * 640 : (index + 1) * 640]
             height = 1 + int(20 * np.abs(part).mean()) if len(part) else 1
@@ -73,6 +77,12 @@ def _wav(path: Path, seconds: float, seed: int = 0) -> Path:
     swell = 0.5 + 0.5 * np.sin(np.arange(len(noise)) / 1500)
     path.write_bytes(wav_bytes(np.convolve(noise * swell, np.ones(8) / 8, "same").astype(np.float32) * 2))
     return path
+
+
+def _ffmpeg(*arguments: str | Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def _luma_db(a: U8, b: U8, where: NDArray[np.bool_]) -> float:
@@ -147,6 +157,70 @@ def test_length_is_that_of_the_sound(
     assert len(frames) == report.frames
     if seconds > 4:
         assert np.abs(frames[39 + 20, :40].astype(int) - frames[39 - 20, :40]).mean() < 3, "back and forth"
+
+
+def _late(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-i", video, "-itsoffset", "0.4", "-i", audio, "-map", "0:v", "-map", "1:a", "-c:v", "copy", out)
+
+
+def _early(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-itsoffset", "0.4", "-i", video, "-i", audio, "-map", "0:v", "-map", "1:a", "-c:v", "copy", out)
+
+
+def _with_gap(video: Path, audio: Path, out: Path) -> None:
+    _ffmpeg("-i", audio, "-af", "asetpts='PTS+gte(T,0.6)*0.4/TB'", out)
+
+
+def _with_changing_rate(video: Path, audio: Path, out: Path) -> None:
+    parts = []
+    for start, rate, channels in ((0.0, "44100", "2"), (0.6, "22050", "1")):
+        part = out.with_name("part.mp3")
+        _ffmpeg("-ss", str(start), "-t", "0.6", "-i", audio, "-ar", rate, "-ac", channels, part)
+        parts.append(part.read_bytes())
+    out.write_bytes(b"".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix"),
+    [
+        (_late, ".ts"),
+        (_early, ".ts"),
+        (_with_gap, ".ts"),
+        (_late, ".mkv"),
+        (_early, ".mkv"),
+        (_with_gap, ".mkv"),
+        (_with_changing_rate, ".mp3"),
+    ],
+)
+def test_output_sounds_as_the_model_heard(
+    make: Callable[[Path, Path, Path], None], suffix: str, clip: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    """Speech that does not begin with the file's pictures, has a gap in time, or changes its rate and channels."""
+    speech, out, model = tmp_path / f"speech{suffix}", tmp_path / "out.mp4", PaintedMouth()
+    sound = _wav(tmp_path / "sound.wav", 1.2)
+    make(clip, sound, speech)
+    report = dub_file(clip, speech, out, model, landmarker)
+    (heard,), made = model.heard, read_audio(out)
+    assert len(read_audio(sound)) <= len(heard) <= len(read_audio(sound)) + 2200, "all of it and the encoders' padding"
+    assert report.frames == int(np.ceil(round(len(heard) / 640, 6)))
+    assert abs(len(made) - len(heard)) <= 1100
+    for at in (1600, 12_800):
+        lags = np.correlate(made[at - 1600 : at + 6400], heard[at : at + 4800], "valid")
+        assert abs(int(np.argmax(lags)) - 1600) <= 32, "2 ms"
+    with av.open(str(out)) as container:
+        assert abs((container.duration or 0) / av.time_base - report.seconds) < 0.05
+
+
+def test_only_the_first_track_of_the_speech_counts(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    """The second one is of a kind that nothing decodes."""
+    sound, speech, out = _wav(tmp_path / "a.wav", 0.6), tmp_path / "two.mkv", tmp_path / "out.mp4"
+    tracks = ("-map", "0:a", "-map", "1:a", "-c:a:0", "flac", "-c:a:1", "pcm_s24be")
+    _ffmpeg("-i", sound, "-i", _wav(tmp_path / "b.wav", 0.6, seed=1), *tracks, speech)
+    speech.write_bytes(speech.read_bytes().replace(b"A_PCM/INT/BIG", b"A_XXX/YYY/ZZZ"))
+    dub_file(clip, speech, out, PaintedMouth(), landmarker)
+    with av.open(str(out)) as container:
+        assert len(container.streams.audio) == 1
+    assert np.corrcoef(read_audio(out)[:9600], read_audio(sound)[:9600])[0, 1] > 0.99
 
 
 def test_turned_odd_and_oddly_named(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:

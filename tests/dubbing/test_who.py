@@ -116,7 +116,9 @@ def test_a_face_alone_in_a_silent_or_a_speaking_video(
     assert plan.dubbed.all()
     assert (plan.faces, plan.chosen) == (1, "the only one")
     write_video(tmp_path / "silent.mp4", frames[:12], crf=12)
-    with pytest.raises(InputError, match=r"'silent.mp4' has no sound: nothing tells who speaks \(name the speaker"):
+    with pytest.raises(
+        InputError, match=r"'silent.mp4' has no sound that can be decoded: nothing tells who speaks \(name the speaker"
+    ):
         plan_dub(tmp_path / "silent.mp4", 12 * 640, landmarker, CONFIG, listener)
 
 

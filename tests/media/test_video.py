@@ -50,7 +50,7 @@ def _psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
-def _ffmpeg(*arguments: str | Path) -> None:
+def _ffmpeg(*arguments: str | int | Path) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -211,6 +211,38 @@ def test_stereo_sound_of_another_rate(tmp_path: Path) -> None:
     audio = read_audio(path)
     assert abs(len(audio) - 16_000) < 20
     assert np.argmax(np.abs(np.fft.rfft(audio[:16_000]))) == 440
+
+
+def test_sound_whose_rate_and_channels_change(tmp_path: Path) -> None:
+    for name, rate, channels, pitch in (("a", 44100, 2, 440), ("b", 22050, 1, 880)):
+        _ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            f"sine={pitch}:sample_rate={rate}:duration=1",
+            "-ac",
+            channels,
+            tmp_path / f"{name}.mp3",
+        )
+    a, b, joined = tmp_path / "a.mp3", tmp_path / "b.mp3", tmp_path / "joined.mp3"
+    joined.write_bytes(a.read_bytes() + b.read_bytes() + a.read_bytes())
+    audio = read_audio(joined)
+    assert abs(len(audio) - 3 * 16_000) < 0.2 * 16_000
+    for second, pitch in enumerate((440, 880, 440)):
+        part = audio[16_000 * second + 4_000 : 16_000 * second + 12_000]
+        assert np.argmax(np.abs(np.fft.rfft(part))) * 2 == pitch
+
+
+def test_sound_of_an_unknown_kind(clip: Path, tmp_path: Path) -> None:
+    """What needs the pictures alone can go on."""
+    path = tmp_path / "odd.mkv"
+    _ffmpeg("-i", clip, "-c:v", "copy", "-c:a", "flac", path)
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_ZZZZ"))
+    with pytest.raises(InputError, match="has no sound that can be decoded"):
+        read_audio(path)
+    video = read_video(path)
+    assert video.audio is None
+    assert len(video.frames) == 30
 
 
 def _text(path: Path, clip: Path) -> None:

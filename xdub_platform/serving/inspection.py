@@ -109,7 +109,7 @@ def _look(path: str, kind: str, media: dict[str, object]) -> tuple[str, str] | N
     except MemoryError:
         return f"'{kind}' needs more memory than it is worth", "export it again as mp4 or wav"
     if kind == "video" and not info.has_video:
-        return "'video' has no pictures", "give a video file"
+        return "'video' has no pictures that can be decoded", "give a video file, such as mp4"
     if kind == "audio" and not info.has_audio:
-        return "'audio' has no sound", "give a sound file"
+        return "'audio' has no sound that can be decoded", "give a sound file, such as wav"
     return None

@@ -24,7 +24,7 @@ class MultipartJob:
         writer: Takes the files.
 
     Raises:
-        InputError: The header names no boundary.
+        InputError: The header names no boundary, or one that is too long.
     """
 
     def __init__(self, content_type: str, writer: JobWriter) -> None:
@@ -49,7 +49,10 @@ class MultipartJob:
             "on_part_end": self._on_part_end,
             "on_end": self._on_end,
         }
-        self._parser = MultipartParser(boundary, handlers)  # type: ignore[arg-type]
+        try:
+            self._parser = MultipartParser(boundary, handlers)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise InputError(f"the body's boundary cannot be used: {error}", REMEDY) from None
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes.

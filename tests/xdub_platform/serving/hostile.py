@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from model_code.media.sample import wav_bytes
 from tests.xdub_platform.serving import tiny
@@ -38,6 +39,10 @@ def make_all(folder: Path) -> dict[str, Path]:
     made["grows"] = _grows(folder)
     made["truncated"] = _cut(_copied(made["face"], folder / "index_last.mp4"), folder / "truncated.mp4", 0.6)
     made["truncated_late"] = _cut(made["face"], folder / "truncated_late.mp4", 0.6)  # its index comes first
+    made["unknown_pictures"] = _changed(made["face"], folder / "unknown_pictures.mp4", b"avc1", b"zzz1")
+    made["unknown_sound"] = _changed(_opus(folder / "opus.mkv"), folder / "unknown_sound.mkv", b"A_OPUS", b"A_ZZZZ")
+    made["bad_fragment"] = _bad_fragment(made["nobody"], folder)
+    made["late_stream"] = _late_stream(folder)
     return made
 
 
@@ -49,6 +54,13 @@ def _text(path: Path, content: str) -> Path:
 def _cut(source: Path, path: Path, share: float) -> Path:
     content = source.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def _changed(source: Path, path: Path, old: bytes, new: bytes) -> Path:
+    content = source.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
     return path
 
 
@@ -110,16 +122,62 @@ def _long_sound(path: Path) -> Path:
 
 def _sound_in_mp4(path: Path) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        _add_second(container, container.add_stream("aac", rate=16_000, layout="mono"))
     return path
 
 
-def _copied(source: Path, path: Path) -> Path:
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+def _opus(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        _add_second(container, container.add_stream("libopus", rate=16_000, layout="mono"))
+    return path
+
+
+def _add_second(container: OutputContainer, stream: av.AudioStream) -> None:
+    """One second of silence."""
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _bad_fragment(source: Path, folder: Path) -> Path:
+    """An mp4 in fragments; the pictures of the last lie before the file's beginning."""
+    fragments = _copied(source, folder / "fragments.mp4", movflags="empty_moov", frag_duration="200000")
+    content = bytearray(fragments.read_bytes())
+    offset = content.rfind(b"tfhd") + 12
+    content[offset : offset + 4] = b"\xff\xff\xff\xff"
+    path = folder / "bad_fragment.mp4"
+    path.write_bytes(content)
+    return path
+
+
+def _late_stream(folder: Path) -> Path:
+    """Pictures for more bytes (5 MB) than are read before the streams are known, then a sound, then none again."""
+    before, sound = _noise(folder / "noise.ts", 40, sound=False), _noise(folder / "sound.ts", 2, sound=True)
+    path = folder / "late_stream.ts"
+    path.write_bytes(before + sound + before[-188 * 6000 :])
+    return path
+
+
+def _noise(path: Path, frames: int, sound: bool) -> bytes:
+    """About 200 kB a frame."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg2video", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt, pictures.bit_rate = 640, 360, "yuv420p", 50_000_000
+        stream = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (540, 640), np.uint8), format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode(None))
+        if stream is not None:
+            _add_second(container, stream)
+    return path.read_bytes()
+
+
+def _copied(source: Path, path: Path, **options: str) -> Path:
+    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
             if packet.dts is not None:

@@ -25,6 +25,7 @@ from tests.xdub_platform.serving.world import Parts, Server, State, make_state, 
 from xdub_platform.cli import main
 
 NO_MEDIA = "not a video or sound file that can be read"
+UNREAD = "unreadable: '.*' cannot be read to its end"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ CASES = {
     "an empty file": Case("empty", "speech", "is empty"),
     "a truncated mp4": Case("truncated", "speech", NO_MEDIA),
     "an mp4 whose pictures are cut off": Case("truncated_late", "speech", "(cut off|damaged)", decodes=True),
+    "pictures of an unknown kind": Case("unknown_pictures", "speech", "has no pictures that can be decoded"),
+    "sound of an unknown kind": Case("face", "unknown_sound", "has no sound that can be decoded"),
+    "an mp4 with a bad fragment": Case("bad_fragment", "speech", "no face", decodes=True, ingested=UNREAD),
+    "sound that begins in mid-file": Case("late_stream", "speech", "no face", decodes=True, ingested=UNREAD),
     "no video stream": Case("sound_in_mp4", "speech", "has no pictures"),
     "a sound file as video": Case("speech", "speech", "has no pictures"),
     "no sound in the audio file": Case("face", "nobody", "no sound"),

@@ -95,6 +95,7 @@ def test_an_upload_that_is_too_large_is_cut_off(shared: Server, media: Media) ->
         (b"hello", "text/plain", 415, "text/plain"),
         (b"hello", "multipart/form-data", 422, "no boundary"),
         (b"hello", "multipart/form-data; boundary=x", 422, "no multipart form"),
+        (b"hello", "multipart/form-data; boundary=" + "x" * 257, 422, "boundary cannot be used"),
         (
             b"--x\r\nContent-Disposition: form-data; name=other\r\n\r\n1",
             "multipart/form-data; boundary=x",
