@@ -25,9 +25,6 @@ RESULT = "result"
 INPUTS = "inputs"
 """Record beside a product: which versions of which datasets it was made from."""
 
-SECRET: Mapping[str, Any] = {"database": True, "automation": {"webhook_url"}}
-"""Settings that may hold a password."""
-
 Metadata = dict[str, Any]
 
 
@@ -138,7 +135,7 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
         "mlflow_run": mlflow_link(run.experiment_id, run.run_id, platform.settings),
         "inputs": pictures.table([{"dataset": each.name, "version": each.version} for each in inputs]),
         "report": file_link(platform.settings.path("report", "index.html"), platform.settings),
-        "settings": dg.MetadataValue.json(platform.settings.model_dump(mode="json", exclude=dict(SECRET))),
+        "settings": dg.MetadataValue.json(platform.resolved),
     }
     found.update(
         {key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)}

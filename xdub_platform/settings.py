@@ -410,6 +410,10 @@ PROFILES: dict[Profile, dict[str, Any]] = {
 }
 
 
+SECRET: dict[str, Any] = {"database": {"url"}, "mlflow": {"tracking_uri"}, "automation": {"webhook_url"}}
+"""Settings that may hold a password or a token."""
+
+
 class ProfileSource(PydanticBaseSettingsSource):
     """Values of the chosen profile, below the environment and above the defaults."""
 
@@ -517,6 +521,10 @@ class Settings(BaseSettings):
     def path(self, *parts: str) -> Path:
         """A place under the state root."""
         return self.state_root.joinpath(*parts)
+
+    def without_secrets(self) -> dict[str, Any]:
+        """The values as JSON, as anybody may see them."""
+        return self.model_dump(mode="json", exclude=SECRET)
 
     @property
     def incoming(self) -> Path:

@@ -4,7 +4,7 @@ Runs hold plain artifacts (safetensors, JSON, pictures): nothing that is loaded 
 `log_model` flavour is used. Metrics are buffered, because one `log_metric` on sqlite costs 21 ms.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster must see what a dependency is annotated with.
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ MANIFEST_TAG = "manifest.sha256"
 class MlflowRun:
     """One open run; created by `MlflowRuns.run`."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, experiment_id: str) -> None:
         self._client = client
         self._buffer: list[Any] = []
         self._logged: dict[str, Path] = {}
@@ -151,7 +151,8 @@ class MlflowRuns(dg.ConfigurableResource):
     """Opens runs and finds registered models.
 
     Args:
-        tracking_uri: ``sqlite:///...``, ``postgresql://...`` or a server's address.
+        tracking_uri: ``sqlite:///...``, ``postgresql://...`` or a server's address. A dependency and no config: it may
+            hold a password, and Dagster publishes a resource's config.
         artifact_root: Folder or ``s3://`` prefix of the artifacts; empty where a server decides.
         experiment: Experiment of all runs.
 
@@ -161,11 +162,11 @@ class MlflowRuns(dg.ConfigurableResource):
         ...     run.metric("loss", 0.3, step=1)
     """
 
-    tracking_uri: str
+    tracking_uri: dg.ResourceDependency[str]
     artifact_root: str = ""
     experiment: str = "xdub"
 
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """A client of the tracking server and registry; creates the database at first use."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
@@ -250,7 +251,7 @@ class MlflowRuns(dg.ConfigurableResource):
         """Points `alias` at a version."""
         self.client().set_registered_model_alias(name, alias, str(version))
 
-    def _experiment_id(self, client: MlflowClient) -> str:
+    def _experiment_id(self, client: "MlflowClient") -> str:
         with self._locked():
             found = client.get_experiment_by_name(self.experiment)
             if found:
