@@ -28,6 +28,8 @@ ATTEMPTS = 10
 PARAM_BATCH = 100
 PARAM_LENGTH = 500
 TAG_LENGTH = 2000
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's answers for what is not registered; the second for an alias, and for what is no number."""
 MANIFEST = "manifest.json"
 MANIFEST_TAG = "manifest.sha256"
 """Version tag with the hash of the run's artifact `MANIFEST`, which names every file of the model."""
@@ -192,7 +194,11 @@ class MlflowRuns(dg.ConfigurableResource):
         client.set_terminated(run.run_id, "FINISHED")
 
     def model_version(self, name: str, version: str) -> Any | None:
-        """A registered version by number or ``@alias``; None if there is none."""
+        """A registered version by number or ``@alias``; None if there is none.
+
+        Raises:
+            mlflow.exceptions.MlflowException: The registry does not answer: that says nothing about the version.
+        """
         from mlflow.exceptions import MlflowException
 
         client = self.client()
@@ -200,7 +206,9 @@ class MlflowRuns(dg.ConfigurableResource):
             if version.startswith("@"):
                 return client.get_model_version_by_alias(name, version[1:])
             return client.get_model_version(name, version)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in NOT_THERE:
+                raise
             return None
 
     def model_path(self, name: str, version: str = "@champion", into: Path | None = None) -> Path | None:
