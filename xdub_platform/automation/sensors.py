@@ -96,7 +96,11 @@ def failures_to_webhook(settings: Settings) -> dg.SensorDefinition:
 
 
 def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SkipReason:
-    """One look; the cursor moves past a failure once its message was taken, and starts at the first look."""
+    """One look; the cursor moves past a failure once its message was taken, and starts at the first look.
+
+    A message that was not taken ends the look, but does not fail it: Dagster forgets a failed look's cursor, and what
+    was taken before would be sent again.
+    """
     if not settings.automation.webhook_url:
         return dg.SkipReason("automation.webhook_url is not set")
     instance = context.instance
@@ -107,7 +111,11 @@ def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -
         return dg.SkipReason("tells of failures from now on")
     found = instance.fetch_run_status_changes(failed, limit=MESSAGES_A_LOOK, cursor=context.cursor, ascending=True)
     for record in found.records:
-        post(failure_message(instance, record.run_id), settings.automation)
+        try:
+            post(failure_message(instance, record.run_id), settings.automation)
+        except InputError as error:
+            context.log.error(str(error))
+            return dg.SkipReason(str(error))
         context.update_cursor(EventLogCursor.from_storage_id(record.storage_id).to_string())
     return dg.SkipReason(f"{len(found.records)} messages posted")
 
