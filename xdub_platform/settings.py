@@ -174,6 +174,9 @@ class AutomationSettings(Config):
     )
     rest_seconds: float = Field(20.0, ge=0, description="Footage is at rest when not written to for this long.")
     look_seconds: int = Field(15, ge=1, description="How often the sensors look.")
+    again_after_seconds: float = Field(
+        3600.0, ge=0, description="How long after its failure `new_footage` asks again for a copy or a taking in."
+    )
     incoming_url: str | None = Field(
         None, pattern=r"^s3://[^/]+(/.*)?$", description="Bucket prefix that footage also arrives in."
     )
