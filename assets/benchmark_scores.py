@@ -54,7 +54,7 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
     Each dubs held-out clips to held-out speech; evaluators that taught nothing score them.
     """
     models = {name: committed(platform.store, name) for name in ("dubber", "generator", "syncnet")}
-    made = produce(
+    return produce(
         context,
         platform,
         "benchmark",
@@ -68,10 +68,8 @@ def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> d
         },
         inputs=list(models.values()),
         gate=Gate(CHECK, judge),
-        describe=describe,
+        describe=lambda product: {**describe(product), **to_registry(platform, models["dubber"].version)},
     )
-    scored = to_registry(platform, models["dubber"].version)
-    return made._replace(metadata={**(made.metadata or {}), **scored})
 
 
 def to_registry(platform: Platform, dubber_version: str) -> Metadata:

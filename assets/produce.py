@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.gates import GATE, check_result
+from model_code.files import write_json
 from model_code.workers.run import RESULT as RESULT_FILE
 from xdub_platform import pictures
 from xdub_platform.integrity import whole
@@ -19,14 +20,11 @@ from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MlflowRun
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.resources.store import Dataset
-from xdub_platform.resources.workers import WorkerRun
+from xdub_platform.resources.workers import COMMITTED, WorkerRun, committed
 
 RESULT = "result"
 INPUTS = "inputs"
 """Record beside a product: which versions of which datasets it was made from."""
-
-SECRET: Mapping[str, Any] = {"database": True, "automation": {"webhook_url"}}
-"""Settings that may hold a password."""
 
 Metadata = dict[str, Any]
 
@@ -80,25 +78,30 @@ def produce(
     Raises:
         dagster.Failure: The worker failed, or another run is making the same.
     """
-    name = dataset_name(context)
-    with platform.workers.alone(context), platform.mlflow.run(name, tags=run_tags(context)) as run:
-        platform.store.recover()
-        run.params({"worker": worker, **config})
-        run.datasets(inputs, context.asset_key.to_user_string())
-        kept = {"features": str(platform.settings.features)}
-        done = platform.workers.run(context, worker, {**config, **kept})
-        product = commit(platform, name, done)
-        platform.store.record(name, INPUTS, {"datasets": {each.name: each.version for each in inputs}})
-        licences = licences_of(platform, inputs)
-        if licences or platform.store.recorded(name, RECORD):  # an old one would outlive what it was written for
-            platform.store.record(name, RECORD, {"weights": licences})
-        verdict = gate.judge(product) if gate else None
-        if verdict:
-            platform.store.record(name, GATE, verdict.as_record())
-        metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
-        track(run, product)
-        if register:
-            metadata["model_version"] = register_model(run, register, product, platform, carried(licences))
+    name, config = dataset_name(context), {**config, "features": str(platform.settings.features)}
+    with platform.workers.alone(context):
+        with platform.mlflow.run(name, tags=run_tags(context)) as run:
+            platform.store.recover()
+            run.params({"worker": worker, **config})
+            run.datasets(inputs, context.asset_key.to_user_string())
+            scratch = platform.workers.scratch(context, config)
+            product = unregistered(platform, name, scratch, inputs)
+            if product is None:
+                done = platform.workers.run(context, worker, config)
+                product, scratch = commit(platform, name, done, inputs), done.scratch
+            platform.store.record(name, RESULT, product.result)
+            platform.store.record(name, INPUTS, {"datasets": versions_of(inputs)})
+            licences = licences_of(platform, inputs)
+            if licences or platform.store.recorded(name, RECORD):  # an old one would outlive what it was written for
+                platform.store.record(name, RECORD, {"weights": licences})
+            verdict = gate.judge(product) if gate else None
+            if verdict:
+                platform.store.record(name, GATE, verdict.as_record())
+            metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
+            track(run, product)
+            if register:
+                metadata["model_version"] = register_model(run, register, product, platform, carried(licences))
+        shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before must not cost the worker's work
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.dataset.version),
         metadata=metadata,
@@ -106,16 +109,34 @@ def produce(
     )
 
 
-def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
-    """Moves a worker's output into the registry.
+def commit(platform: Platform, name: str, done: WorkerRun, inputs: Sequence[Dataset]) -> Product:
+    """Moves a worker's output into the registry, and notes that in its scratch folder.
 
     ``result.json`` holds times; it is kept as a record beside the data, so that the same data has the same hash.
     """
     (done.output / RESULT_FILE).unlink()
     dataset = platform.store.put(name, done.output)
-    platform.store.record(name, RESULT, done.result)
-    shutil.rmtree(done.scratch, ignore_errors=True)
+    told = {"version": dataset.version, "inputs": versions_of(inputs), "result": done.result}
+    write_json(done.scratch / COMMITTED, told)
     return Product(dataset, done.result)
+
+
+def unregistered(platform: Platform, name: str, scratch: Path, inputs: Sequence[Dataset]) -> Product | None:
+    """What an earlier run made of the same config and inputs and committed, but failed to register; None: nothing.
+
+    What is left of one with other inputs is removed: a worker would go on from its checkpoints.
+    """
+    told, dataset = committed(scratch), platform.store.get(name)
+    if told and dataset and told["version"] == dataset.version and told["inputs"] == versions_of(inputs):
+        return Product(dataset, told["result"])
+    if told:
+        shutil.rmtree(scratch)
+    return None
+
+
+def versions_of(inputs: Sequence[Dataset]) -> dict[str, str]:
+    """The version of each dataset, by its name."""
+    return {each.name: each.version for each in inputs}
 
 
 def run_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
@@ -138,7 +159,7 @@ def lineage(product: Product, inputs: Sequence[Dataset], run: MlflowRun, platfor
         "mlflow_run": mlflow_link(run.experiment_id, run.run_id, platform.settings),
         "inputs": pictures.table([{"dataset": each.name, "version": each.version} for each in inputs]),
         "report": file_link(platform.settings.path("report", "index.html"), platform.settings),
-        "settings": dg.MetadataValue.json(platform.settings.model_dump(mode="json", exclude=dict(SECRET))),
+        "settings": dg.MetadataValue.json(platform.resolved),
     }
     found.update(
         {key: value for key, value in product.result.get("metrics", {}).items() if isinstance(value, int | float)}

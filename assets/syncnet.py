@@ -12,7 +12,7 @@ from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.settings import Settings
 
-VERSION = "1"
+VERSION = "2"
 CHECK = "syncnet_accuracy"
 
 
@@ -60,9 +60,10 @@ def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
 
 
 def judge(product: Product, minimum: float) -> GateResult:
-    """The accuracy gate."""
+    """The accuracy gate; its line says what the accuracy was measured on, which few speakers make less telling."""
     accuracy = float(product.result["metrics"]["accuracy"])
-    why = f"accuracy >= {minimum:g} on clips it was not trained on"
+    measured_on = product.result.get("measured_on", "clips it may have been trained on")  # an earlier version's result
+    why = f"accuracy >= {minimum:g} on {measured_on}"
     row = {
         "expectation": why,
         "ok": accuracy >= minimum,

@@ -1,7 +1,7 @@
 """The incoming folder: files at rest become shards, each file once.
 
-The ledger is one small JSON file for each shard, written atomically. It lists the files by name, size and
-modification time, so that a file which is replaced by other bytes is taken in again.
+The ledger is one small JSON file for each shard, written atomically. It says as which one the shard arrived, and lists
+the files by name, size and modification time, so that a file which is replaced by other bytes is taken in again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from model_code.files import write_json
 from model_code.media.names import OCCLUDER_SUFFIX, is_video
@@ -43,11 +44,11 @@ class ShardLedger:
 
     def files(self, shard: str) -> list[IncomingFile]:
         """Files of one shard, sorted by name."""
-        return [IncomingFile(**row) for row in json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))]
+        return [IncomingFile(**row) for row in self._entry(shard)["files"]]
 
     def before(self, shard: str) -> list[str]:
         """Shards that arrived before `shard`, held-out ones too; first come, first."""
-        arrived = {path.stem: path.stat().st_mtime_ns for path in self.folder.glob("*.json")}
+        arrived = {name: self._arrival(name) for name in self.shards()}
         return sorted((name for name in arrived if arrived[name] < arrived[shard]), key=lambda name: arrived[name])
 
     def take(self, incoming: Path, clips_per_shard: int, rest_seconds: float = 0.0) -> list[str]:
@@ -63,14 +64,16 @@ class ShardLedger:
             return self._take(incoming, clips_per_shard, rest_seconds)
 
     def _take(self, incoming: Path, clips_per_shard: int, rest_seconds: float) -> list[str]:
-        known = {file for shard in self.shards() for file in self.files(shard)}
+        entries = {shard: self._entry(shard) for shard in self.shards()}
+        known = {IncomingFile(**row) for entry in entries.values() for row in entry["files"]}
+        arrival = max((entry["arrival"] for entry in entries.values() if entry["arrival"] is not None), default=-1)
         fresh = [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
         taken = []
         for prefix, heldout in (("shard-", False), (HELDOUT_PREFIX, True)):
             group = [file for file in fresh if (declared_split(incoming / file.name) == "heldout") == heldout]
             for batch in _batches(group, clips_per_shard):
-                shard = f"{prefix}{self._next_index(prefix):05d}"
-                write_json(self.folder / f"{shard}.json", [asdict(file) for file in batch])
+                shard, arrival = f"{prefix}{self._next_index(prefix):05d}", arrival + 1
+                write_json(self._path(shard), {"arrival": arrival, "files": [asdict(file) for file in batch]})
                 taken.append(shard)
         return taken
 
@@ -78,6 +81,19 @@ class ShardLedger:
         return (
             max((int(name.removeprefix(prefix)) for name in self.shards() if name.startswith(prefix)), default=-1) + 1
         )
+
+    def _path(self, shard: str) -> Path:
+        return self.folder / f"{shard}.json"
+
+    def _entry(self, shard: str) -> dict[str, Any]:
+        """A shard's `files` and the number of its `arrival`; None where an earlier version wrote the files alone."""
+        found: Any = json.loads(self._path(shard).read_text(encoding="utf-8"))
+        return {"arrival": None, "files": found} if isinstance(found, list) else dict(found)
+
+    def _arrival(self, shard: str) -> tuple[bool, int, str]:
+        """Sorts shards by arrival; those without a number come first, by when their file was written."""
+        number = self._entry(shard)["arrival"]
+        return (number is not None, self._path(shard).stat().st_mtime_ns if number is None else number, shard)
 
 
 def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:

@@ -1,6 +1,6 @@
 """What every asset gets: settings and the resources that hold data, runs, gates and workers."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster must see what a dependency is annotated with.
 
 from typing import Any
 
@@ -18,23 +18,21 @@ class Platform(dg.ConfigurableResource):
     """One state root with everything on it.
 
     Args:
-        resolved: The resolved settings, as the UI shows them and every run records them.
+        settings: The typed settings. A dependency and no config: Dagster publishes a resource's config, and runs in
+            other processes build their own from the environment.
+        resolved: The same without secrets, as the UI shows them and every run records them.
         store: Data registry.
         mlflow: Runs and models.
         quality: Gates.
         workers: Long steps.
     """
 
+    settings: dg.ResourceDependency[Settings]
     resolved: dict[str, Any]
     store: DvcStore
     mlflow: MlflowRuns
     quality: QualityGates
     workers: Workers
-
-    @property
-    def settings(self) -> Settings:
-        """The typed settings."""
-        return Settings.model_validate(self.resolved)
 
     @property
     def ledger(self) -> ShardLedger:
@@ -45,7 +43,8 @@ class Platform(dg.ConfigurableResource):
 def build_platform(settings: Settings) -> Platform:
     """The resources of one state root; touches nothing on disk."""
     return Platform(
-        resolved=settings.model_dump(mode="json"),
+        settings=settings,
+        resolved=settings.without_secrets(),
         store=DvcStore(
             root=str(settings.path("registry")),
             remote_url=settings.store.url or "",

@@ -146,8 +146,9 @@ def promotion_lock(settings: Settings) -> Iterator[Callable[[], None]]:
 def unfit(platform: Platform, version: int) -> str | None:
     """Why a version may not be champion, whatever its scores; None if it may."""
     found = platform.mlflow.model_version(platform.settings.mlflow.model_name, str(version))
-    tags = dict(found.tags) if found else {}
-    if is_open(tags):
+    if found is None:
+        return f"version {version} is not registered"
+    if is_open(found.tags):
         return (
             f"version {version} holds weights under a licence that nobody has acknowledged: read it, then set the "
             f"tag licence.acknowledged of version {version} to your name"

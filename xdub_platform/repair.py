@@ -29,7 +29,7 @@ from xdub_platform.instance import open_instance
 from xdub_platform.locks import Owner, owner_of, seized
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.resources.store import DvcStore
-from xdub_platform.resources.workers import whole
+from xdub_platform.resources.workers import committed, whole
 from xdub_platform.settings import Settings
 
 REST_SECONDS = 60.0
@@ -179,13 +179,17 @@ def _scratch_of(settings: Settings, store: DvcStore, folder: Path) -> Iterator[L
             yield Leftover("scratch", place, "copied in part; a rerun copies it again", partial(shutil.rmtree, folder))
         return
     asset, partition = folder.parent.name, "" if folder.name == "all" else folder.name.replace(".", "/")
-    committed = store.committed_at(f"{asset}/{partition}" if partition else asset)
+    name = f"{asset}/{partition}" if partition else asset
+    dataset, committed_at = store.get(name), store.committed_at(name)
     for scratch in sorted(path.parent for path in folder.glob("*/config.json")):
         with seized(scratch / "output.lock") as free:
             place = str(scratch.relative_to(settings.state_root))
             if not free:
                 continue
-            if committed is not None and committed >= _last_written(scratch):
+            waiting = committed(scratch)
+            if waiting and dataset and waiting["version"] == dataset.version:
+                continue  # a rerun registers it
+            if committed_at is not None and committed_at >= _last_written(scratch):
                 yield Leftover("scratch", place, "its product is committed", partial(shutil.rmtree, scratch))
             elif not whole(scratch):
                 half = _half_written(scratch)

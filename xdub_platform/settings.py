@@ -174,6 +174,9 @@ class AutomationSettings(Config):
     )
     rest_seconds: float = Field(20.0, ge=0, description="Footage is at rest when not written to for this long.")
     look_seconds: int = Field(15, ge=1, description="How often the sensors look.")
+    again_after_seconds: float = Field(
+        3600.0, ge=0, description="How long after its failure `new_footage` asks again for a copy or a taking in."
+    )
     incoming_url: str | None = Field(
         None, pattern=r"^s3://[^/]+(/.*)?$", description="Bucket prefix that footage also arrives in."
     )
@@ -410,6 +413,10 @@ PROFILES: dict[Profile, dict[str, Any]] = {
 }
 
 
+SECRET: dict[str, Any] = {"database": {"url"}, "mlflow": {"tracking_uri"}, "automation": {"webhook_url"}}
+"""Settings that may hold a password or a token."""
+
+
 class ProfileSource(PydanticBaseSettingsSource):
     """Values of the chosen profile, below the environment and above the defaults."""
 
@@ -517,6 +524,10 @@ class Settings(BaseSettings):
     def path(self, *parts: str) -> Path:
         """A place under the state root."""
         return self.state_root.joinpath(*parts)
+
+    def without_secrets(self) -> dict[str, Any]:
+        """The values as JSON, as anybody may see them."""
+        return self.model_dump(mode="json", exclude=SECRET)
 
     @property
     def incoming(self) -> Path:

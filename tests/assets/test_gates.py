@@ -9,9 +9,11 @@ import pytest
 
 from assets.editor import editor
 from assets.gates import GATE, accepted, accepted_shards
+from assets.produce import Product
+from assets.syncnet import judge
 from xdub_platform.chain import failure_line
 from xdub_platform.platform import Platform, build_platform
-from xdub_platform.resources.store import DvcStore
+from xdub_platform.resources.store import Dataset, DvcStore
 from xdub_platform.settings import load_settings
 
 
@@ -75,3 +77,10 @@ def test_the_editor_refuses_after_a_failed_gate_even_when_started_alone(platform
     assert line.startswith(
         "no shard of companion_pairs is accepted (companion_pairs/shard-00000/generated: same person"
     )
+
+
+def test_the_syncnet_gate_says_what_it_was_measured_on(tmp_path: Path) -> None:
+    dataset = Dataset("syncnet", tmp_path, "a.dir", 0, 0)
+    few = Product(dataset, {"metrics": {"accuracy": 0.8}, "measured_on": "other clips of its speakers"})
+    assert judge(few, 0.75).passed
+    assert judge(few, 0.85).failures == ("accuracy >= 0.85 on other clips of its speakers: found 0.800",)

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import JobDataSnap, RepositorySnap
+from dagster._serdes import serialize_value
 
 from xdub_platform.chain import KIND_TAG, PLAN
 from xdub_platform.definitions import STAGES, build_definitions, code_version, stage_name
+from xdub_platform.platform import Platform, build_platform
+from xdub_platform.reporting import links
 from xdub_platform.settings import Settings, load_settings
 
 # asset: (inputs, partitions, blocking checks, other checks)
@@ -126,3 +130,27 @@ def test_a_setting_makes_stale_what_reads_it(
     changed = load_settings(state_root=settings.state_root)
     after = {stage_name(stage): code_version(stage, changed) for stage in STAGES}
     assert {name for name in before if before[name] != after[name]} == stale
+
+
+def test_what_dagster_publishes_holds_no_secret_and_runs_still_have_them(tmp_path: Path) -> None:
+    settings = load_settings(
+        state_root=tmp_path,
+        database={"url": "postgresql://xdub:database-word@host/dagster"},
+        mlflow={"tracking_uri": "postgresql://xdub:mlflow-word@host/mlflow"},
+        automation={"webhook_url": "https://hooks.example/webhook-token"},
+    )
+    had: list[tuple[Settings, str]] = []
+
+    @dg.asset
+    def reads(platform: Platform) -> None:
+        had.append((platform.settings, platform.mlflow.tracking_uri))
+
+    repository = build_definitions(settings).get_repository_def()
+    jobs = [JobDataSnap.from_job_def(job, include_parent_snapshot=True) for job in repository.get_all_jobs()]
+    published = "".join(serialize_value(each) for each in (RepositorySnap.from_def(repository), *jobs))
+    published += "".join(link.note for link in links(settings))
+    assert str(tmp_path) in published
+    for secret in ("database-word", "mlflow-word", "webhook-token"):
+        assert secret not in published
+    assert dg.materialize([reads], resources={"platform": build_platform(settings)}).success
+    assert had == [(settings, settings.mlflow.tracking_uri)]

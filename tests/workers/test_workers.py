@@ -108,6 +108,28 @@ def published(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("speakers", "kept", "told"),
+    [
+        ("abcdefabcdef", {0, 6}, "speakers it was not trained on"),
+        ("aabbccddeeffgg", {0, 1, 12, 13}, "speakers it was not trained on"),
+        ("abcdeabcde", {0, 6}, "other clips of the speakers it was trained on"),
+        ("aa", {0}, "other clips of the speakers it was trained on"),
+        ("a", {0}, "the only clip, which it was trained on"),
+    ],
+)
+def test_the_accuracy_is_measured_on_what_was_kept_apart(speakers: str, kept: set[int], told: str) -> None:
+    assert syncnet.kept_apart(speakers) == (kept, told)
+
+
+@pytest.mark.usefixtures("use_base")
+def test_a_syncnet_of_two_speakers_is_measured_on_a_clip_of_its_own(tmp_path: Path, shard: Path) -> None:
+    _, result = work(tmp_path / "sync", syncnet, syncnet.SyncNetWorkerConfig, shards=[shard], steps=2)
+    assert result["metrics"]["heldout_clips"] == 1
+    assert result["metrics"]["clips"] + 1 == len(Shard(shard).rows)
+    assert result["measured_on"] == "other clips of the speakers it was trained on"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("use_base")
 @pytest.mark.parametrize("networks", ["shipped", "published"])

@@ -69,3 +69,32 @@ def test_masks_sidecars_and_links_are_no_footage(incoming: Path, tmp_path: Path)
 def test_a_broken_sidecar_counts_as_training_footage(incoming: Path, tmp_path: Path) -> None:
     drop(incoming, "a").with_suffix(".json").write_text("{", encoding="utf-8")
     assert ShardLedger(tmp_path / "ledger").take(incoming, 10) == ["shard-00000"]
+
+
+def test_who_came_first_does_not_hang_on_the_files_times(incoming: Path, tmp_path: Path) -> None:
+    ledger = ShardLedger(tmp_path / "ledger")
+    drop(incoming, "z", split="heldout")
+    ledger.take(incoming, 1)
+    for name in ("a", "b"):
+        drop(incoming, name)
+    ledger.take(incoming, 1)
+    came = ["heldout-00000", "shard-00000", "shard-00001"]
+    for index, shard in enumerate(reversed(came)):
+        os.utime(ledger.folder / f"{shard}.json", (index // 2, index // 2))
+    assert [ledger.before(shard) for shard in came] == [came[:0], came[:1], came[:2]]
+
+
+def test_what_an_earlier_version_wrote_came_before(incoming: Path, tmp_path: Path) -> None:
+    ledger = ShardLedger(tmp_path / "ledger")
+    drop(incoming, "a")
+    drop(incoming, "b")
+    ledger.take(incoming, 1)
+    for shard, at in (("shard-00000", 2_000_000_000), ("shard-00001", 1)):
+        path = ledger.folder / f"{shard}.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))["files"]), encoding="utf-8")
+        os.utime(path, (at, at))
+    assert ledger.take(incoming, 1) == []
+    drop(incoming, "c")
+    assert ledger.take(incoming, 1) == ["shard-00002"]
+    assert ledger.before("shard-00002") == ["shard-00001", "shard-00000"]
+    assert ledger.before("shard-00000") == ["shard-00001"]

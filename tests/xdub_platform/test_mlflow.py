@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from xdub_platform.resources.mlflow import MlflowRun, MlflowRuns, flatten
 from xdub_platform.resources.store import Dataset
@@ -102,6 +103,20 @@ def test_models_are_found_by_alias_and_version(runs: MlflowRuns, tmp_path: Path)
     runs.set_alias("xdub-dubber", "champion", 2)
     assert runs.model_path("xdub-dubber") == newest
     assert runs.model_path("xdub-dubber", "@nobody") is None
+
+
+def test_no_answer_is_another_thing_than_no_version(runs: MlflowRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    with runs.run("dubber") as run:
+        runs.client().create_registered_model("xdub-dubber")
+        runs.client().create_model_version("xdub-dubber", "here", run.run_id)
+    wanted = ("@nobody", "7", "no number")
+    assert [runs.model_version("xdub-dubber", version) for version in wanted] == [None] * 3
+    assert [runs.model_version("unheard-of", version) for version in ("@champion", "1")] == [None] * 2
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = MlflowRuns(tracking_uri="http://127.0.0.1:9")
+    for version in ("@champion", "1"):
+        with pytest.raises(MlflowException, match="refused"):
+            away.model_version("xdub-dubber", version)
 
 
 def test_long_lists_are_logged_by_their_length() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy
+from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner, Result
 
 from assets.benchmark_scores import config as benchmark_config
@@ -35,6 +38,7 @@ from xdub_platform.promotion import (
     promote,
     promotion_lock,
     roll_back,
+    unfit,
 )
 from xdub_platform.scores import Scored, record_scores, recorded_scores
 from xdub_platform.settings import PromotionSettings, Settings, load_settings
@@ -252,6 +256,16 @@ def test_a_licence_must_be_acknowledged(platform: Platform, tmp_path: Path) -> N
     assert not roll_back(platform, 2).accepted
     platform.mlflow.client().set_model_version_tag(NAME, "2", "licence.acknowledged", "A. Person")
     assert promote(platform).accepted
+
+
+def test_a_version_that_cannot_be_read_is_not_taken_for_one_without_a_licence(platform: Platform) -> None:
+    assert unfit(platform, 1) is None
+    assert unfit(platform, 7) == "version 7 is not registered"
+    database = platform.settings.path("mlflow", "mlflow.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("ALTER TABLE model_version_tags RENAME TO away")
+    with pytest.raises(MlflowException, match="model_version_tags"):
+        unfit(platform, 1)
 
 
 def test_a_primary_score_without_a_value_is_worse_than_any() -> None:

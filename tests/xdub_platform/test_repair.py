@@ -80,6 +80,20 @@ def scratch(settings: Settings, asset: str, partition: str = "all", digest: str 
     return folder
 
 
+def test_what_waits_for_its_registration_stays(settings: Settings) -> None:
+    put(settings, "editor", "two")
+    dataset = build_platform(settings).store.get("editor")
+    assert dataset is not None
+    folder = scratch(settings, "editor")
+    write(folder / "config.json", "{}", age=3600)
+    note = write(folder / "committed.json", json.dumps({"version": dataset.version}), age=3600)
+    assert found(settings, repair=True) == {}
+    assert note.is_file()
+    write(note, json.dumps({"version": "that of before"}), age=3600)
+    assert set(found(settings, repair=True)) == {"scratch: work/editor/all/aaaa"}
+    assert not folder.exists()
+
+
 def test_a_clean_state_shows_nothing(settings: Settings) -> None:
     assert found(settings) == {}
     put(settings, "clips/shard-00000", "one")

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from model_code.errors import InputError
 from model_code.files import write_json
-from model_code.media.names import VIDEO_SUFFIXES
+from model_code.media.names import VIDEO_SUFFIXES, is_video
 from xdub_platform.settings import Settings
 
 BESIDE = frozenset({".wav", ".json"})
@@ -47,6 +47,11 @@ class BucketFile:
     size: int
     modified: datetime
     name: str
+
+    @property
+    def footage(self) -> str:
+        """What a video shares with everything that belongs to it."""
+        return self.name.split(".")[0]
 
 
 class Bucket:
@@ -73,7 +78,7 @@ class Bucket:
         groups: dict[str, list[BucketFile]] = defaultdict(list)
         try:
             for file in self._listed():
-                groups[file.name.split(".")[0]].append(file)
+                groups[file.footage].append(file)
         except (MinioException, HTTPError) as error:
             reason = " ".join(str(error).split())
             remedy = "check automation.incoming_url, store.s3_endpoint and the AWS_* variables"
@@ -87,16 +92,32 @@ class Bucket:
         return sorted(found, key=lambda file: file.name)
 
     def fetch(self) -> list[BucketFile]:
-        """Copies what waits into the incoming folder, videos last; returns it."""
-        files = self.waiting()
+        """Copies what waits into the incoming folder, videos last; returns it.
+
+        What cannot be copied stops nothing but the video that it belongs to: that one may not arrive without it.
+
+        Raises:
+            InputError: The bucket cannot be listed, or not everything was copied; the next call tries the rest again.
+        """
+        files, left = self.waiting(), dict[str, str]()
         self.settings.incoming.mkdir(parents=True, exist_ok=True)
-        for file in sorted(files, key=lambda file: PurePosixPath(file.name).suffix not in BESIDE):
-            part = self.settings.incoming / f".{file.name}.part"
-            self._client().fget_object(self.bucket, file.key, str(part), tmp_file_path=f"{part}.tmp")
-            os.utime(part)  # The client keeps the object's time; at rest is what this machine says.
-            part.replace(self.settings.incoming / file.name)
-            write_json(self._record(file), {"key": file.key, "tag": file.tag, "size": file.size})
+        for file in sorted(files, key=lambda file: is_video(PurePosixPath(file.name))):
+            if file.footage in left:
+                continue
+            try:
+                self._copy(file)
+            except (MinioException, HTTPError, OSError) as error:
+                left[file.footage] = f"{file.key}: {' '.join(str(error).split())}"
+        if left:
+            raise InputError(f"not everything was copied: {'; '.join(left.values())}", "it is tried again later")
         return files
+
+    def _copy(self, file: BucketFile) -> None:
+        part = self.settings.incoming / f".{file.name}.part"
+        self._client().fget_object(self.bucket, file.key, str(part), tmp_file_path=f"{part}.tmp")
+        os.utime(part)  # The client keeps the object's time; at rest is what this machine says.
+        part.replace(self.settings.incoming / file.name)
+        write_json(self._record(file), {"key": file.key, "tag": file.tag, "size": file.size})
 
     def _listed(self) -> Iterable[BucketFile]:
         for item in self._client().list_objects(self.bucket, prefix=self.prefix, recursive=True):

@@ -32,7 +32,7 @@ class ChainConfig(dg.Config):
 
 
 class FootageConfig(dg.Config):
-    """Which shards; none means what lies in the incoming folder now, and every shard without clips."""
+    """Which shards, beside those without clips; none also takes in what is not at rest yet."""
 
     shards: list[str] = Field(default_factory=list)
 
@@ -137,8 +137,8 @@ def run_take_in(context: dg.OpExecutionContext, config: FootageConfig, platform:
     """Clips, pairs and gates of new shards; before the first pairs also what pairs are made with."""
     from xdub_platform.running import HELD, take_in
 
-    take_in(platform.settings, context.instance)
-    shards = config.shards or unmade_shards(platform)
+    take_in(platform.settings, context.instance, platform.settings.automation.rest_seconds if config.shards else 0.0)
+    shards = {*config.shards, *unmade_shards(platform)}  # those too whose own run broke
     missing = [name for name in HELD if platform.store.get(name) is None]
     plan_and_run(context, platform, keys((*FOOTAGE, *missing)), shards=shards)
 
@@ -166,7 +166,8 @@ def copy_objects(context: dg.OpExecutionContext, platform: Platform) -> None:
     """Copies objects at rest into the incoming folder."""
     from xdub_platform.automation.bucket import Bucket
 
-    files = Bucket(platform.settings).fetch()
+    with input_error_fails_the_run():
+        files = Bucket(platform.settings).fetch()
     context.add_output_metadata(
         {"files": pictures.table([{"object": file.key, "name": file.name, "bytes": file.size} for file in files])}
     )

@@ -1,6 +1,9 @@
 """Sensors: footage that arrived becomes shards, pairs and a retrain; what failed reaches the webhook."""
 
+import hashlib
 import json
+import time
+from typing import Any
 
 import dagster as dg
 from dagster._core.event_api import EventLogCursor
@@ -8,16 +11,18 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from model_code.errors import InputError
 from xdub_platform.automation.bucket import Bucket, digest
-from xdub_platform.automation.footage import highest, new_pairs, unmade_shards
+from xdub_platform.automation.footage import highest, new_pairs, refused, unmade_shards
 from xdub_platform.automation.jobs import fetch_footage, retrain, take_in_footage
 from xdub_platform.automation.messages import failure_message
 from xdub_platform.automation.webhook import post
 from xdub_platform.chain import KIND_TAG, PLAN
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
-from xdub_platform.settings import Settings
+from xdub_platform.settings import AutomationSettings, Settings
 
 MESSAGES_A_LOOK = 20
+ASKED_TAG = "xdub/asked_for"
+"""What a run was asked for; the same in every attempt."""
 
 
 def new_footage(settings: Settings) -> dg.SensorDefinition:
@@ -43,17 +48,20 @@ def look_for_footage(context: dg.SensorEvaluationContext, platform: Platform) ->
     """One look.
 
     The cursor holds the highest shard that a run was asked for. It moves only together with that run, whose key names
-    the shards: a daemon that dies in between neither loses nor doubles one.
+    the shards: a daemon that dies in between neither loses nor doubles one. What a failed run was to make is asked for
+    again, with what is new at once, else after a pause.
     """
-    automation, told, requests = platform.settings.automation, [], []
+    automation, told, requests = platform.settings.automation, list[str](), list[dg.RunRequest]()
     platform.ledger.take(platform.settings.incoming, platform.settings.clips_per_shard, automation.rest_seconds)
     every = platform.ledger.shards()
     asked = json.loads(context.cursor) if context.cursor else None
     new = unmade_shards(platform) if asked is None else [shard for shard in every if _beyond(shard, asked)]
-    if new:
-        run_config = {"ops": {"run_take_in": {"config": {"shards": new}}}}
-        run_key = f"{new[0]}..{new[-1]} ({len(new)})"
-        requests.append(dg.RunRequest(job_name=take_in_footage.name, run_key=run_key, run_config=run_config))
+    wanted = sorted({*new, *_broken(context.instance, platform)})
+    if wanted:
+        run_config = {"ops": {"run_take_in": {"config": {"shards": wanted}}}}
+        key = f"{wanted[0]}..{wanted[-1]} ({len(wanted)}) {hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
+        requests += _asked(context.instance, automation, take_in_footage, key, run_config)
+    taking_in = bool(requests)
     told.append(f"{len(new)} new shards")
     if automation.incoming_url:
         try:
@@ -64,10 +72,10 @@ def look_for_footage(context: dg.SensorEvaluationContext, platform: Platform) ->
         else:
             told.append(f"{len(objects)} new objects")
             if objects:
-                requests.append(dg.RunRequest(job_name=fetch_footage.name, run_key=f"objects-{digest(objects)}"))
+                requests += _asked(context.instance, automation, fetch_footage, f"objects-{digest(objects)}")
     pairs = new_pairs(platform)
     told.append(f"{pairs.hours:.4f} of {automation.retrain_after_hours:g} hours of new accepted pairs")
-    if pairs.hours >= automation.retrain_after_hours and not new:
+    if pairs.hours >= automation.retrain_after_hours and not taking_in:
         if _planning(context.instance):
             told.append("a run is at work: the retrain waits for its pairs")
         else:
@@ -96,7 +104,11 @@ def failures_to_webhook(settings: Settings) -> dg.SensorDefinition:
 
 
 def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SkipReason:
-    """One look; the cursor moves past a failure once its message was taken, and starts at the first look."""
+    """One look; the cursor moves past a failure once its message was taken, and starts at the first look.
+
+    A message that was not taken ends the look, but does not fail it: Dagster forgets a failed look's cursor, and what
+    was taken before would be sent again.
+    """
     if not settings.automation.webhook_url:
         return dg.SkipReason("automation.webhook_url is not set")
     instance = context.instance
@@ -107,7 +119,11 @@ def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -
         return dg.SkipReason("tells of failures from now on")
     found = instance.fetch_run_status_changes(failed, limit=MESSAGES_A_LOOK, cursor=context.cursor, ascending=True)
     for record in found.records:
-        post(failure_message(instance, record.run_id), settings.automation)
+        try:
+            post(failure_message(instance, record.run_id), settings.automation)
+        except InputError as error:
+            context.log.error(str(error))
+            return dg.SkipReason(str(error))
         context.update_cursor(EventLogCursor.from_storage_id(record.storage_id).to_string())
     return dg.SkipReason(f"{len(found.records)} messages posted")
 
@@ -119,6 +135,38 @@ def _status(settings: Settings) -> dg.DefaultSensorStatus:
 def _beyond(shard: str, asked: dict[str, int]) -> bool:
     kind, _, index = shard.rpartition("-")
     return int(index) > asked.get(kind, -1)
+
+
+def _broken(instance: dg.DagsterInstance, platform: Platform) -> list[str]:
+    """Shards that the last run of `take_in_footage` was asked for and failed at, but for what the gate refused."""
+    last = _last_run(instance, dg.RunsFilter(job_name=take_in_footage.name))
+    if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        return []
+    config = last.dagster_run.run_config.get("ops", {}).get("run_take_in", {}).get("config", {})
+    return [shard for shard in config.get("shards", ()) if not refused(platform, shard)]
+
+
+def _asked(
+    instance: dg.DagsterInstance,
+    automation: AutomationSettings,
+    job: dg.JobDefinition,
+    key: str,
+    run_config: dict[str, Any] | None = None,
+) -> list[dg.RunRequest]:
+    """Asks for a run, and for another one a while after it failed; nothing in between.
+
+    Dagster starts one run for each run key, whatever becomes of it: the next one's names the failed one too.
+    """
+    last, run_key = _last_run(instance, dg.RunsFilter(job_name=job.name, tags={ASKED_TAG: key})), key
+    if last and last.dagster_run.status is dg.DagsterRunStatus.FAILURE:
+        if time.time() - last.update_timestamp.timestamp() < automation.again_after_seconds:
+            return []
+        run_key = f"{key} after {last.dagster_run.run_id}"
+    return [dg.RunRequest(job_name=job.name, run_key=run_key, run_config=run_config, tags={ASKED_TAG: key})]
+
+
+def _last_run(instance: dg.DagsterInstance, of: dg.RunsFilter) -> dg.RunRecord | None:
+    return next(iter(instance.get_run_records(of, limit=1)), None)
 
 
 def _planning(instance: dg.DagsterInstance) -> bool:

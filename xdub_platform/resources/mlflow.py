@@ -4,7 +4,7 @@ Runs hold plain artifacts (safetensors, JSON, pictures): nothing that is loaded 
 `log_model` flavour is used. Metrics are buffered, because one `log_metric` on sqlite costs 21 ms.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster must see what a dependency is annotated with.
 
 import hashlib
 import json
@@ -28,6 +28,8 @@ ATTEMPTS = 10
 PARAM_BATCH = 100
 PARAM_LENGTH = 500
 TAG_LENGTH = 2000
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's answers for what is not registered; the second for an alias, and for what is no number."""
 MANIFEST = "manifest.json"
 MANIFEST_TAG = "manifest.sha256"
 """Version tag with the hash of the run's artifact `MANIFEST`, which names every file of the model."""
@@ -36,7 +38,7 @@ MANIFEST_TAG = "manifest.sha256"
 class MlflowRun:
     """One open run; created by `MlflowRuns.run`."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, experiment_id: str) -> None:
         self._client = client
         self._buffer: list[Any] = []
         self._logged: dict[str, Path] = {}
@@ -151,7 +153,8 @@ class MlflowRuns(dg.ConfigurableResource):
     """Opens runs and finds registered models.
 
     Args:
-        tracking_uri: ``sqlite:///...``, ``postgresql://...`` or a server's address.
+        tracking_uri: ``sqlite:///...``, ``postgresql://...`` or a server's address. A dependency and no config: it may
+            hold a password, and Dagster publishes a resource's config.
         artifact_root: Folder or ``s3://`` prefix of the artifacts; empty where a server decides.
         experiment: Experiment of all runs.
 
@@ -161,11 +164,11 @@ class MlflowRuns(dg.ConfigurableResource):
         ...     run.metric("loss", 0.3, step=1)
     """
 
-    tracking_uri: str
+    tracking_uri: dg.ResourceDependency[str]
     artifact_root: str = ""
     experiment: str = "xdub"
 
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """A client of the tracking server and registry; creates the database at first use."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
@@ -191,7 +194,11 @@ class MlflowRuns(dg.ConfigurableResource):
         client.set_terminated(run.run_id, "FINISHED")
 
     def model_version(self, name: str, version: str) -> Any | None:
-        """A registered version by number or ``@alias``; None if there is none."""
+        """A registered version by number or ``@alias``; None if there is none.
+
+        Raises:
+            mlflow.exceptions.MlflowException: The registry does not answer: that says nothing about the version.
+        """
         from mlflow.exceptions import MlflowException
 
         client = self.client()
@@ -199,7 +206,9 @@ class MlflowRuns(dg.ConfigurableResource):
             if version.startswith("@"):
                 return client.get_model_version_by_alias(name, version[1:])
             return client.get_model_version(name, version)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in NOT_THERE:
+                raise
             return None
 
     def model_path(self, name: str, version: str = "@champion", into: Path | None = None) -> Path | None:
@@ -250,7 +259,7 @@ class MlflowRuns(dg.ConfigurableResource):
         """Points `alias` at a version."""
         self.client().set_registered_model_alias(name, alias, str(version))
 
-    def _experiment_id(self, client: MlflowClient) -> str:
+    def _experiment_id(self, client: "MlflowClient") -> str:
         with self._locked():
             found = client.get_experiment_by_name(self.experiment)
             if found:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -29,6 +28,9 @@ from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
+COMMITTED = "committed.json"
+"""In the scratch folder of what is committed and waits for gate and registration: the dataset's `version`, the versions
+of its `inputs`, the worker's `result`."""
 ALONE = frozenset({"editor", "benchmark_scores"})
 """Assets that nothing runs beside: their workers get every core; the rest run two at a time with a thread each."""
 
@@ -52,10 +54,6 @@ class WorkerRun:
     result: dict[str, Any]
     scratch: Path
     config: dict[str, Any]
-
-    def clean(self) -> None:
-        """Removes what is left of the scratch folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class Workers(dg.ConfigurableResource):
@@ -94,6 +92,13 @@ class Workers(dg.ConfigurableResource):
                 stack.enter_context(owned(lock_path(Path(self.work_root), asset, partition), owner))
             yield
 
+    def scratch(self, context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Path:
+        """Where `run` works with this config."""
+        deciding = {key: value for key, value in config.items() if key not in HOW}
+        digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        partition = context.partition_key if context.has_partition_key else ""
+        return work_folder(Path(self.work_root), context.asset_key.to_user_string(), partition) / digest
+
     def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
         """Runs one worker to its end.
 
@@ -107,11 +112,7 @@ class Workers(dg.ConfigurableResource):
         Raises:
             dagster.Failure: The worker failed; the description is its last line, the metadata its log.
         """
-        name = context.asset_key.to_user_string()
-        deciding = {key: value for key, value in config.items() if key not in HOW}
-        digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        partition = context.partition_key if context.has_partition_key else ""
-        scratch = work_folder(Path(self.work_root), name, partition) / digest
+        name, scratch = context.asset_key.to_user_string(), self.scratch(context, config)
         output = scratch / "output"
         output.mkdir(parents=True, exist_ok=True)
         resolved = {**config, "output": str(output)}
@@ -180,6 +181,14 @@ def whole(scratch: Path) -> bool:
     output = scratch / "output"
     done = (output / RESULT).is_file() or (scratch / RESULT).is_file()
     return done and output.is_dir() and any(output.iterdir())
+
+
+def committed(scratch: Path) -> dict[str, Any] | None:
+    """What `COMMITTED` says; None where nothing waits for its registration."""
+    try:
+        return dict(json.loads((scratch / COMMITTED).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

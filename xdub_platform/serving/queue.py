@@ -374,10 +374,11 @@ class JobQueue:
             said = _attempt(job) & (_jobs.c.state == state)
             return connection.execute(sa.select(_jobs.c.id).where(said)).first() is not None
 
-    def hand_back(self, job: Job) -> None:
-        """Puts a job that was interrupted in good order back; this attempt does not count."""
+    def hand_back(self, job: Job, *, counts: bool = False) -> None:
+        """Puts a job back; an attempt that was interrupted in good order does not count."""
         with self._write() as connection:
-            back = {"state": State.QUEUED, "attempts": job.attempts - 1, "lease_until": None, "stage": ""}
+            attempts = job.attempts if counts else job.attempts - 1
+            back = {"state": State.QUEUED, "attempts": attempts, "lease_until": None, "stage": ""}
             connection.execute(_jobs.update().where(_held(job)).values(back))
 
     def release(self, worker: str) -> int:

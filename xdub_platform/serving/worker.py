@@ -221,10 +221,10 @@ def make(
             log.exception("job %s failed", job.id)
             full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             what = "the server's disk is full" if full else f"the dub failed: {type(error).__name__}"
-            # What a lost process ended is not the job's fault: whoever comes next tries it again.
+            # A lost process or the job may be at fault: whoever comes next tries it again, while attempts are left.
             ended = {} if crew and crew.broken else {"state": State.FAILED, "error": what}
     if not ended:
-        _insist(lambda: queue.hand_back(job))
+        _insist(lambda: queue.hand_back(job, counts=bool(crew and crew.broken)))
     elif not _insist(lambda: queue.finish(job, **ended)):
         (folder / result).unlink(missing_ok=True)  # the inputs are another attempt's now
     elif ended.get("result"):

@@ -31,7 +31,9 @@ OLD = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 class Objects(dict[str, tuple[bytes, datetime]]):
-    """What the server holds: key -> bytes and time."""
+    """What the server holds: key -> bytes and time; it lists those in `denied` and does not give them."""
+
+    denied: frozenset[str] = frozenset()
 
     def write(self, key: str, data: bytes, at: datetime = OLD) -> None:
         self[key] = (data, at)
@@ -52,6 +54,8 @@ class S3(BaseHTTPRequestHandler):
             return self.answer(200, self.listing(query.get("prefix", "")).encode())
         if key not in self.objects:
             return self.answer(404, b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>")
+        if key in self.objects.denied:
+            return self.answer(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
         data, at = self.objects[key]
         return self.answer(200, data, at)
 
@@ -176,3 +180,46 @@ def test_the_sensor_asks_once_and_the_job_copies(settings: Settings, objects: Ob
         after = look_for_footage(dg.build_sensor_context(instance), platform)
     assert not after.run_requests
     assert "0 new objects" in str(after.skip_reason)
+
+
+def test_what_cannot_be_copied_stops_nothing_but_its_own_video(settings: Settings, objects: Objects) -> None:
+    for key in ("a.mp4", "b.json", "b.mp4", "c.occluder.mp4", "c.mp4", "d.json", "d.mp4"):
+        objects.write(f"drop/{key}", key.encode())
+    objects.denied = frozenset({"drop/a.mp4", "drop/b.json", "drop/c.occluder.mp4"})
+    platform = build_platform(settings)
+    with open_instance(settings) as instance:
+        done = fetch_footage.execute_in_process(
+            instance=instance, resources={"platform": platform}, raise_on_error=False
+        )
+        assert not done.success
+        (failure,) = [event.step_failure_data for event in done.all_events if event.is_step_failure]
+    assert failure.user_failure_data
+    told = str(failure.user_failure_data.description)
+    assert all(key in told for key in objects.denied)
+    assert "drop/d" not in told
+    assert names(settings.incoming) == ["d.json", "d.mp4"]
+    objects.denied = frozenset()
+    assert len(Bucket(settings).fetch()) == 5
+
+
+def test_a_failed_copy_is_asked_for_again_after_a_pause(settings: Settings, objects: Objects) -> None:
+    objects.write("drop/a.mp4", b"video")
+    with open_instance(settings) as instance:
+
+        def ask(again_after: float) -> list[dg.RunRequest]:
+            automation = settings.automation.model_copy(update={"again_after_seconds": again_after})
+            platform = build_platform(settings.model_copy(update={"automation": automation}))
+            return list(look_for_footage(dg.build_sensor_context(instance), platform).run_requests or ())
+
+        (first,) = ask(3600.0)
+        run = instance.create_run_for_job(fetch_footage, tags=first.tags)
+        assert [request.run_key for request in ask(0.0)] == [first.run_key], "Dagster skips it while the run is at work"
+        instance.report_run_failed(run)
+        assert ask(3600.0) == []
+        (second,) = ask(0.0)
+        assert second.run_key != first.run_key
+        (again,) = ask(0.0)
+        assert again.run_key == second.run_key
+        instance.report_run_failed(instance.create_run_for_job(fetch_footage, tags=second.tags))
+        (third,) = ask(0.0)
+        assert third.run_key not in (first.run_key, second.run_key)

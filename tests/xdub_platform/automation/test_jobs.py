@@ -171,3 +171,19 @@ def test_footage_that_is_none_is_refused_and_told(platform: Platform, instance: 
     assert told["clips[shard-00000]"]["status"] == Status.REJECTED
     assert "at least 1 clips" in str(told["clips[shard-00000]"]["why"])
     assert "no shard of clips is accepted" in str(failure.user_failure_data.description)
+
+
+@pytest.mark.slow
+def test_a_taking_in_also_makes_what_an_earlier_one_left(platform: Platform, instance: dg.DagsterInstance) -> None:
+    settings = platform.settings
+    settings.incoming.mkdir()
+    for name in ("a", "b"):
+        (settings.incoming / f"{name}.mp4").write_bytes(b"no video")
+        os.utime(settings.incoming / f"{name}.mp4", (1, 1))
+        platform.ledger.take(settings.incoming, 1)
+    (settings.incoming / "arriving.mp4").write_bytes(b"no vi")
+    asked = {"ops": {"run_take_in": {"config": {"shards": ["shard-00001"]}}}}
+    resources = {"platform": platform}
+    take_in_footage.execute_in_process(asked, instance=instance, resources=resources, raise_on_error=False)
+    assert platform.store.names("clips") == ["clips/shard-00000", "clips/shard-00001"]
+    assert platform.ledger.shards() == ["shard-00000", "shard-00001"], "the third is still being written"

@@ -15,7 +15,7 @@ import pytest
 from assets.gates import GATE
 from assets.produce import INPUTS
 from xdub_platform.automation.footage import new_pairs, unmade_shards
-from xdub_platform.automation.jobs import PLANS, full_chain
+from xdub_platform.automation.jobs import PLANS, full_chain, take_in_footage
 from xdub_platform.automation.sensors import look_for_footage, new_footage
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
@@ -113,6 +113,34 @@ def test_switched_on_it_starts_with_what_nobody_made(platform: Platform, instanc
     assert unmade_shards(platform) == ["shard-00001"]
     (request,) = look(platform, instance).run_requests or ()
     assert request.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00001"]
+
+
+def test_what_a_failed_run_was_to_make_is_asked_for_again(platform: Platform, instance: dg.DagsterInstance) -> None:
+    automation = platform.settings.automation.model_copy(update={"again_after_seconds": 0.0})
+    later = build_platform(platform.settings.model_copy(update={"automation": automation}))
+    drop(platform, "a", "b", "c")
+    asked = look(platform, instance)
+    (first,) = asked.run_requests or ()
+
+    def fail(request: dg.RunRequest) -> None:
+        run = instance.create_run_for_job(take_in_footage, run_config=request.run_config, tags=request.tags)
+        assert requested(look(later, instance, asked.cursor)) == []
+        instance.report_run_failed(run)
+
+    fail(first)
+    assert requested(look(platform, instance, asked.cursor)) == [], "not before the pause is over"
+    (second,) = look(later, instance, asked.cursor).run_requests or ()
+    assert second.run_key != first.run_key
+    assert second.run_config == first.run_config
+    drop(platform, "d")
+    (third,) = look(platform, instance, asked.cursor).run_requests or ()
+    assert third.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00000", "shard-00001", "shard-00002"]
+    asked = look(later, instance, asked.cursor)
+    fail(second)
+    commit(platform, "clips/shard-00000")
+    platform.store.record("clips/shard-00000", GATE, {"passed": False, "failures": ["no consent"]})
+    (fourth,) = look(later, instance, asked.cursor).run_requests or ()
+    assert fourth.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00001"], "the gate refused the other"
 
 
 def test_enough_accepted_hours_start_one_retrain(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from model_code.errors import InputError
 from xdub_platform.automation import webhook
-from xdub_platform.automation.sensors import look_for_failures
+from xdub_platform.automation.sensors import failures_to_webhook
 from xdub_platform.automation.webhook import post
 from xdub_platform.chain import Planner
 from xdub_platform.instance import open_instance
@@ -143,20 +143,26 @@ def settings(tmp_path: Path, receiver: Receiver) -> Settings:
     return load_settings(state_root=tmp_path, automation=automation)
 
 
+def look(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> tuple[str | None, str | None]:
+    """One tick, as the daemon makes it: the cursor afterwards, and why nothing was started."""
+    result = failures_to_webhook(settings).evaluate_tick(dg.build_sensor_context(instance, cursor=cursor))
+    return result.cursor, result.skip_message
+
+
 def test_every_failure_is_told_once_and_a_gate_by_its_reason(settings: Settings, receiver: Receiver) -> None:
     planner_of = dg.Definitions(assets=[refused, broken, fine])
     with open_instance(settings) as instance:
         planner = Planner(planner_of, instance, started_by="test")
         planner.run("key:broken")
-        context = dg.build_sensor_context(instance)
-        look_for_failures(context, settings)
+        cursor, _ = look(instance, settings, None)
         assert receiver.taken == []  # What failed before somebody listened is history.
         planner.run(plan="plan-1")
         receiver.statuses = [204, 500]
-        with pytest.raises(InputError):
-            look_for_failures(context, settings)
-        look_for_failures(context, settings)
-        look_for_failures(context, settings)
+        cursor, told_of_it = look(instance, settings, cursor)
+        assert "status 500" in str(told_of_it)
+        assert len(receiver.taken) == 1
+        for _ in range(2):
+            cursor, _ = look(instance, settings, cursor)
     told = {message["kind"]: message for message in receiver.taken}
     assert len(receiver.taken) == 2
     assert told["gate_rejected"]["assets"] == ["refused"]

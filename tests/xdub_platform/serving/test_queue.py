@@ -205,6 +205,10 @@ def test_an_interrupted_attempt_does_not_count(queue: JobQueue) -> None:
         assert claimed is not None
         assert claimed.attempts == 1
         queue.hand_back(claimed)
+    claimed = queue.claim("w", "1", 30, max_attempts=1)
+    assert claimed is not None
+    queue.hand_back(claimed, counts=True)
+    assert queue.claim("w", "1", 30, max_attempts=1) is None
 
 
 def test_cancelling(queue: JobQueue) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from model_code.dubbing.sampling import Crew
 from model_code.errors import InputError
 from model_code.media.video import read_video
+from model_code.team import Member
 from tests.xdub_platform.serving.tiny import write_speech
 from tests.xdub_platform.serving.world import Media, State, wait_for
 from xdub_platform.dubbing import RegisteredDubber, dub_with_registered
@@ -72,6 +75,35 @@ def test_xdub_dub_samples_in_two_processes_what_one_does(state: State, media: Me
         made.append(read_video(out).frames.astype(int))
     assert made[0].shape == made[1].shape
     assert np.abs(made[0] - made[1]).mean() < 0.1
+
+
+def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> None:
+    """Every attempt leaves a crew that can do nothing more, as a worker's restart finds it."""
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    state.register()
+    settings = state.settings
+    queue, store = JobQueue.open(settings), JobStore(settings)
+    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
+    folder = store.create(arriving.id)
+    for part, source in zip(PARTS, (media.video, media.audio), strict=True):
+        shutil.copy(source, folder / part)
+    queue.enqueue(arriving.id, 0)
+    for attempt in (1, 2):
+        crew = Crew(Member(), torch.device("cpu"))
+        dubber = RegisteredDubber(build_platform(settings), "@champion", "cpu", crew=crew)
+        dubber._model._sampler.transformer.register_forward_pre_hook(breaks)
+        job = queue.claim(f"w{attempt}", dubber.version, 600, 2)
+        assert job is not None
+        assert job.attempts == attempt
+        worker.make(job, dubber, queue, store, settings, threading.Event(), crew)
+        assert crew.broken
+    assert queue.claim("w3", dubber.version, 600, 2) is None
+    ended = queue.get("anna", arriving.id)
+    assert ended is not None
+    assert (ended.state, ended.attempts) == (JobState.FAILED, 2)
 
 
 @pytest.mark.slow
