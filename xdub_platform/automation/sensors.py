@@ -142,7 +142,8 @@ def _broken(instance: dg.DagsterInstance, platform: Platform) -> list[str]:
     last = _last_run(instance, dg.RunsFilter(job_name=take_in_footage.name))
     if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
         return []
-    config = last.dagster_run.run_config.get("ops", {}).get("run_take_in", {}).get("config", {})
+    given: Any = last.dagster_run.run_config
+    config = given.get("ops", {}).get("run_take_in", {}).get("config", {})
     return [shard for shard in config.get("shards", ()) if not refused(platform, shard)]
 
 
