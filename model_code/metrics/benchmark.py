@@ -37,7 +37,16 @@ from model_code.metrics.evaluators.identity_judge import IdentityJudge
 from model_code.metrics.evaluators.mouth_reader import MouthReader
 from model_code.metrics.image import box_of, face_region, lip_region, psnr, ssim
 from model_code.metrics.mouth import CURVES
-from model_code.metrics.scores import COPY, EXACT, CaseRecord, RowCase, frechet_measure, save_records, summarise
+from model_code.metrics.scores import (
+    COPY,
+    DIFFERENCES,
+    EXACT,
+    CaseRecord,
+    RowCase,
+    frechet_measure,
+    save_records,
+    summarise,
+)
 from model_code.seeding import rng_for, seed_for
 from model_code.speech.espeak import Utterance
 
@@ -347,7 +356,7 @@ def run_benchmark(
     *,
     final: str,
     versions: Mapping[str, str] | None = None,
-    differences: Sequence[tuple[str, str]] = (("editor", "generator"), ("lip", "editor"), ("texture", "lip")),
+    differences: Sequence[tuple[str, str]] = DIFFERENCES,
     pool: Executor | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] | None = None,

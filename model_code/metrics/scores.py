@@ -32,6 +32,8 @@ from model_code.seeding import rng_for
 
 #: Rows that every run has: the input handed back, and the exact reference itself (what the judges can see at best).
 COPY, EXACT = "copy", "exact"
+#: What is subtracted from what: the editor against the generator that made its pairs, each expert against none.
+DIFFERENCES = (("editor", "generator"), ("lip", "editor"), ("texture", "lip"))
 
 
 class RowCase(Config):
@@ -235,7 +237,7 @@ def summarise(
     records: Sequence[CaseRecord],
     *,
     final: str,
-    differences: Sequence[tuple[str, str]] = (("editor", "generator"),),
+    differences: Sequence[tuple[str, str]] = DIFFERENCES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The table as plain JSON.
