@@ -91,13 +91,16 @@ class Measure:
     def by(self, groups: Sequence[str]) -> Measure:
         """The same with the contributions of each group summed, so that the bootstrap draws groups.
 
-        Cases of one group are alike; as cases of their own they would make intervals too narrow.
+        Cases of one group are alike; as cases of their own they would make intervals too narrow. Of pairs those within
+        a group are left out.
         """
         names, index = np.unique(np.array(groups), return_inverse=True)
         belongs = np.eye(len(names))[index]
         summed = np.tensordot(belongs, self.per_case, (0, 0))
         if self.of_pairs:
             summed = np.tensordot(belongs, summed, (0, 1)).swapaxes(0, 1)
+            # Drawn twice, a group would be paired with itself four times: more than any other pair.
+            summed[np.diag_indices(len(names))] = 0
         return Measure(summed, self.statistic, self.of_pairs)
 
     def minus(self, other: Measure, rng: np.random.Generator) -> Estimate:

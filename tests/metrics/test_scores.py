@@ -121,6 +121,18 @@ def test_the_same_heads_again_narrow_no_interval() -> None:
         assert first["rows"]["editor"][name] == pytest.approx(second["rows"]["editor"][name])
 
 
+def test_wrong_audio_is_that_of_other_heads() -> None:
+    """Two cases of a head that open the mouth alike do not make another head's dubs sound like its references."""
+    records = _records(6)
+    again = [
+        record.model_copy(update={"case_id": f"{record.case_id}_1", "sentence": f"{record.sentence} Again."})
+        for record in records
+    ]
+    scores = summarise([*records, *again], final="editor")["rows"][EXACT]["width_wrong_audio"]
+    assert abs(scores["value"]) < 0.1
+    assert scores["low"] < scores["value"] < scores["high"]
+
+
 def test_one_case_alone_has_no_wrong_audio_control() -> None:
     scores = summarise(_records(1), final="editor")
     assert "width_wrong_audio" not in scores["rows"]["editor"]
