@@ -23,10 +23,15 @@ def verdict(store: DvcStore, name: str) -> str | None:
     """Why the present version of a gated dataset must not be built upon; None if it may be."""
     if store.get(name) is None:
         return "there is no such dataset"
-    gate = store.recorded(name, GATE)
-    if gate is None:
+    if store.recorded(name, GATE) is None:
         return "no gate has judged this version"
-    return None if gate["passed"] else "; ".join(gate["failures"])
+    return refusal(store, name)
+
+
+def refusal(store: DvcStore, name: str) -> str | None:
+    """Why its gate turned the present version of a dataset away; None if none did."""
+    gate = store.recorded(name, GATE)
+    return None if gate is None or gate["passed"] else "; ".join(gate["failures"])
 
 
 def accepted(store: DvcStore, name: str) -> Dataset:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from model_code.errors import InputError
 
 
-def unfinished(path: Path) -> Path:
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
     """Where a file is written until it is whole: beside it, under a name that no other process writes to.
 
-    Pods that share a disk have process numbers of their own, so it takes the machine's name too.
+    It takes the file's place afterwards, or is removed if the writing failed. Pods that share a disk have process
+    numbers of their own, so the name takes the machine's too.
     """
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
@@ -37,10 +46,10 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
         mode: Permissions, of which the process's umask takes some away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = unfinished(path)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)
+    with unfinished(path) as partial:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

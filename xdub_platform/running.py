@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
-from assets.gates import GATE
+from assets.gates import refusal
 from assets.produce import INPUTS
 from model_code.errors import InputError
 from xdub_platform.chain import Node, Planner, Rules, Step
@@ -43,8 +43,7 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
         return not is_heldout(shard) and variant in variants
 
     def rejected(node: Node) -> str | None:
-        gate = platform.store.recorded(dataset_of(node), GATE)
-        return None if gate is None or gate["passed"] else "; ".join(gate["failures"])
+        return refusal(platform.store, dataset_of(node))
 
     def committed(node: Node) -> str | None:
         dataset = platform.store.get(dataset_of(node))

@@ -76,6 +76,5 @@ def fingerprint(module: nn.Module) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file that is complete or not there, though several processes write it; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = unfinished(path)
-    save_file(dict(tensors), partial)
-    partial.replace(path)
+    with unfinished(path) as partial:
+        save_file(dict(tensors), partial)

@@ -77,12 +77,12 @@ class ClipSample:
 
 
 @dataclass(frozen=True)
-class StoredClip:
-    """A clip where it lies: a shard's footage takes more memory than there is, its rows do not.
+class Stored:
+    """A sample where it lies: a shard's footage takes more memory than there is, its rows do not.
 
     Attributes:
         shard: Holds it.
-        row: The clip's row of the shard's manifest.
+        row: Its row of the shard's manifest.
     """
 
     shard: Shard
@@ -90,8 +90,12 @@ class StoredClip:
 
     @property
     def clip_id(self) -> str:
-        """The sample's key in its shard."""
+        """The clip that it is, or is to become."""
         return str(self.row["clip_id"])
+
+
+class StoredClip(Stored):
+    """A clip, which is its shard's sample of its own name."""
 
     def sound(self) -> NDArray[np.float32]:
         """Its sound alone."""

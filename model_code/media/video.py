@@ -7,7 +7,6 @@ timestamps, turned upright, given square pixels and even sides. Writing is deter
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from model_code.config import MediaConfig
 from model_code.errors import InputError
+from model_code.files import unfinished
 from model_code.media.probe import Source, check_limits, max_frames, open_media, source_name
 from model_code.media.yuv import YuvFrame, from_av
 
@@ -198,16 +198,12 @@ def write_video(
     if isinstance(target, io.BytesIO):
         with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             return _encode(container, frames, fps, audio, sample_rate, crf, pix_fmt, preset, metadata)
-    path = Path(target)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        options = {"fflags": "+bitexact", "movflags": "+faststart"}
-        with av.open(str(partial.resolve()), "w", format="mp4", options=options) as container:
-            count = _encode(container, frames, fps, audio, sample_rate, crf, pix_fmt, preset, metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with (
+        unfinished(Path(target)) as partial,
+        av.open(str(partial.resolve()), "w", format="mp4", options=options) as container,
+    ):
+        return _encode(container, frames, fps, audio, sample_rate, crf, pix_fmt, preset, metadata)
 
 
 def to_mp4_bytes(frames: Iterable[U8], fps: int = 25, audio: F32 | None = None, **options: Any) -> bytes:

@@ -130,10 +130,8 @@ class Case:
 
     def save(self, path: Path) -> None:
         """Writes one ``.npz``, complete or not at all."""
-        partial = unfinished(path)
-        with partial.open("wb") as file:
+        with unfinished(path) as partial, partial.open("wb") as file:
             np.savez(file, **asdict(self))
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Case:

@@ -125,8 +125,7 @@ def _nearest_other(pairs: Sequence[Pair], identity: IdentityEncoder) -> list[flo
     for own, speaker in zip(vectors, speakers, strict=True):
         others = [other for other, name in zip(vectors, speakers, strict=True) if name != speaker]
         if others:
-            shortest = [min(len(own), len(other)) for other in others]
-            nearest.append(max(identity_cosine(own[:n], other[:n]) for other, n in zip(others, shortest, strict=True)))
+            nearest.append(max(identity_cosine(own[: len(other)], other[: len(own)]) for other in others))
     return nearest
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model_code.media.sample import CROP_CRF, ClipSample, wav_bytes, wav_samples
+from model_code.media.sample import CROP_CRF, ClipSample, Stored, wav_bytes, wav_samples
 from model_code.media.shards import Shard
 from model_code.media.video import from_mp4_bytes, to_mp4_bytes
 from model_code.pairs.aspects import ASPECTS
@@ -93,22 +93,8 @@ class Pair:
         )
 
 
-@dataclass(frozen=True)
-class StoredPair:
-    """A pair where it lies.
-
-    Attributes:
-        shard: Holds it.
-        row: The pair's row of the shard's manifest.
-    """
-
-    shard: Shard
-    row: dict[str, Any]
-
-    @property
-    def clip_id(self) -> str:
-        """The target's."""
-        return str(self.row["clip_id"])
+class StoredPair(Stored):
+    """A pair; its clip is the target."""
 
     def read(self) -> Pair:
         """Decodes it."""

@@ -107,10 +107,8 @@ def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:
         "language": spec.language,
         "clip_id": spec.name,
     }
-    path = _path(folder, index)
-    partial = unfinished(path)
-    save_file(tensors, partial, metadata={"row": json.dumps(row)})
-    partial.replace(path)
+    with unfinished(_path(folder, index)) as partial:
+        save_file(tensors, partial, metadata={"row": json.dumps(row)})
 
 
 def jittered(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

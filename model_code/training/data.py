@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,18 @@ class CachedClip:
     """An encoded clip on disk: a training set of hours does not fit into memory.
 
     Attributes:
-        clip_id, speaker_id, n_blocks: As of `EncodedClip`.
+        clip_id, speaker_id: As of `EncodedClip`.
         path: Its tensors.
     """
 
     clip_id: str
     speaker_id: str
-    n_blocks: int
     path: Path
+
+    @cached_property
+    def n_blocks(self) -> int:
+        """As of `EncodedClip`."""
+        return self.load().n_blocks
 
     def load(self) -> EncodedClip:
         """The clip; the file is mapped, so that only what is used of it is read."""
@@ -167,8 +172,7 @@ class ClipEncoder:
         path = self.cache / f"{self._key(clip, companion, masked)}.safetensors"
         if not path.is_file():
             write_tensors(path, self._tensors(clip, companion, masked))
-        written = CachedClip(clip.clip_id, str(clip.row["speaker_id"]), 0, path)
-        return replace(written, n_blocks=written.load().n_blocks)
+        return CachedClip(clip.clip_id, str(clip.row["speaker_id"]), path)
 
     def _tensors(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> dict[str, Tensor]:
         size = clip.frames.shape[1]

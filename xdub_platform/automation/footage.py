@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assets.gates import GATE, verdict
+from assets.gates import verdict
 from assets.produce import INPUTS
 from assets.shards import manifest
 from xdub_platform.platform import Platform
@@ -16,12 +16,6 @@ from xdub_platform.platform import Platform
 def unmade_shards(platform: Platform) -> list[str]:
     """Shards of the ledger without clips."""
     return [shard for shard in platform.ledger.shards() if platform.store.get(f"clips/{shard}") is None]
-
-
-def refused(platform: Platform, shard: str) -> bool:
-    """Whether the gate turned a shard's clips away: making it again would end the same."""
-    gate = platform.store.recorded(f"clips/{shard}", GATE)
-    return gate is not None and not gate["passed"]
 
 
 def highest(shards: Sequence[str]) -> dict[str, int]:

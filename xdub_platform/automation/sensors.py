@@ -9,9 +9,10 @@ import dagster as dg
 from dagster._core.event_api import EventLogCursor
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from assets.gates import refusal
 from model_code.errors import InputError
 from xdub_platform.automation.bucket import Bucket, digest
-from xdub_platform.automation.footage import highest, new_pairs, refused, unmade_shards
+from xdub_platform.automation.footage import highest, new_pairs, unmade_shards
 from xdub_platform.automation.jobs import fetch_footage, retrain, take_in_footage
 from xdub_platform.automation.messages import failure_message
 from xdub_platform.automation.webhook import post
@@ -138,13 +139,16 @@ def _beyond(shard: str, asked: dict[str, int]) -> bool:
 
 
 def _broken(instance: dg.DagsterInstance, platform: Platform) -> list[str]:
-    """Shards that the last run of `take_in_footage` was asked for and failed at, but for what the gate refused."""
+    """Shards that the last run of `take_in_footage` was asked for and failed at, but for what the gate refused.
+
+    Making those again would end the same.
+    """
     last = _last_run(instance, dg.RunsFilter(job_name=take_in_footage.name))
     if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
         return []
     given: Any = last.dagster_run.run_config
     config = given.get("ops", {}).get("run_take_in", {}).get("config", {})
-    return [shard for shard in config.get("shards", ()) if not refused(platform, shard)]
+    return [shard for shard in config.get("shards", ()) if not refusal(platform.store, f"clips/{shard}")]
 
 
 def _asked(

@@ -27,6 +27,16 @@ from xdub_platform.serving.store import PARTS, JobStore
 from xdub_platform.settings import load_settings
 
 
+def waiting_job(queue: JobQueue, store: JobStore, media: Media) -> str:
+    """Anna's one job, ready to be claimed."""
+    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
+    folder = store.create(arriving.id)
+    for part, source in zip(PARTS, (media.video, media.audio), strict=True):
+        shutil.copy(source, folder / part)
+    queue.enqueue(arriving.id, 0)
+    return arriving.id
+
+
 def test_a_cancel_while_noise_is_made_again_is_answered(
     state: State, media: Media, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,11 +49,8 @@ def test_a_cancel_while_noise_is_made_again_is_answered(
     monkeypatch.setattr("model_code.dubbing.model.noisiness", lambda *_: tries.append(1) or 2.0)
     monkeypatch.setattr(os, "_exit", killed.append)
     queue, store = JobQueue.open(settings), JobStore(settings)
-    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
-    folder = store.create(arriving.id)
-    for part, source in zip(PARTS, (media.video, media.audio), strict=True):
-        shutil.copy(source, folder / part)
-    queue.enqueue(arriving.id, 0)
+    job_id = waiting_job(queue, store, media)
+    folder = store.folder(job_id)
     job = queue.claim("w", dubber.version, 600, 1)
     assert job is not None
 
@@ -86,11 +93,7 @@ def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> N
     state.register()
     settings = state.settings
     queue, store = JobQueue.open(settings), JobStore(settings)
-    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
-    folder = store.create(arriving.id)
-    for part, source in zip(PARTS, (media.video, media.audio), strict=True):
-        shutil.copy(source, folder / part)
-    queue.enqueue(arriving.id, 0)
+    job_id = waiting_job(queue, store, media)
     for attempt in (1, 2):
         crew = Crew(Member(), torch.device("cpu"))
         dubber = RegisteredDubber(build_platform(settings), "@champion", "cpu", crew=crew)
@@ -101,7 +104,7 @@ def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> N
         worker.make(job, dubber, queue, store, settings, threading.Event(), crew)
         assert crew.broken
     assert queue.claim("w3", dubber.version, 600, 2) is None
-    ended = queue.get("anna", arriving.id)
+    ended = queue.get("anna", job_id)
     assert ended is not None
     assert (ended.state, ended.attempts) == (JobState.FAILED, 2)
 
