@@ -124,9 +124,10 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         before: KeysValues | None = None,
         alone: int = 0,
+        silent: int = 0,
         split: Split | None = None,
     ) -> Tensor:
-        """Attention of x (B,N,dim); same shape back.
+        """Attention of x (B,N,dim); same shape back, without the `silent` tokens.
 
         Args:
             x: Tokens that look.
@@ -134,16 +135,21 @@ class Attention(nn.Module):
             rotary: Tables for N tokens.
             before: Keys and values of further tokens that are looked at, before x's own.
             alone: So many first tokens of x look at one another only; the rest look at all.
-            split: x is this process's part of the sequence; `alone` counts in the whole of it, and `before` holds all
-                tokens of this process's heads.
+            silent: So many first tokens of x, with all of the `alone` ones among them, are looked at and do not look.
+            split: x is this process's part of the sequence, of which `silent` counts; `alone` counts in the whole, and
+                `before` holds all tokens of this process's heads.
         """
-        q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
-        q = (q if rotary is None else rotate(q, rotary)).transpose(1, 2)
+        looking = None if rotary is None else (rotary[0][silent:], rotary[1][silent:])
+        q = self.norm_q(self.q(x[:, silent:])).unflatten(-1, (self.num_heads, -1))
+        q = (q if looking is None else rotate(q, looking)).transpose(1, 2)
         k, v = context if isinstance(context, tuple) else self.keys_values(x if context is None else context, rotary)
-        if split is not None:
+        if split is not None and silent:
+            (q,), (k, v) = split.to_heads((q,)), split.to_heads((k, v))
+        elif split is not None:
             q, k, v = split.to_heads((q, k, v))
         if before is not None:
             k, v = (torch.cat([early, late], dim=2) for early, late in zip(before, (k, v), strict=True))
+        alone = 0 if silent else alone
         parts = [F.scaled_dot_product_attention(q[:, :, alone:], k, v)]
         if alone:
             parts.insert(0, F.scaled_dot_product_attention(q[:, :, :alone], k[:, :, :alone], v[:, :, :alone]))

@@ -77,8 +77,9 @@ class DubbingBlock(nn.Module):
         reference_frames: int,
         reference: KeysValues | None = None,
         split: Split | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """One block.
+        """One block; same shape back, of the `last` one without the reference.
 
         Args:
             x: (B,frames,tokens per frame,dim), reference frames first.
@@ -89,23 +90,29 @@ class DubbingBlock(nn.Module):
             reference_frames: How many of x's frames are the reference's.
             reference: From `reference_keys`, where x is the target alone.
             split: x and the tables are this process's part of every frame's tokens.
+            last: No block follows, so that only the target's tokens go on once they have seen the reference's.
         """
-        batch, frames, tokens, _ = x.shape
+        batch, _, tokens, _ = x.shape
         modulation = self.modulations(time)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:6]
         x = self._within_frames(x, modulation, rotary, split)
         alone = reference_frames * (tokens if split is None else split.tokens) if self.reference_alone else 0
         hidden = modulate(x, shift1, scale1).flatten(1, 2)
-        hidden = self.self_attn(hidden, rotary=rotary, before=reference, alone=alone, split=split)
-        x = torch.addcmul(x, hidden.unflatten(1, (frames, tokens)), gate1)
-        beside, target = x[:, :reference_frames], x[:, reference_frames:]
+        leaving = reference_frames if last else 0
+        hidden = self.self_attn(
+            hidden, rotary=rotary, before=reference, alone=alone, silent=leaving * tokens, split=split
+        )
+        x, gate1, shift2, scale2, gate2 = (each[:, leaving:] for each in (x, gate1, shift2, scale2, gate2))
+        x = torch.addcmul(x, hidden.unflatten(1, (-1, tokens)), gate1)
+        staying = reference_frames - leaving
+        beside, target = x[:, :staying], x[:, staying:]
         if self.cross_attn is not None and self.norm3 is not None and text is not None:
             hidden = self.cross_attn(self.norm3(target).flatten(1, 2), text)
             target = target + hidden.unflatten(1, (-1, tokens))
         if audio is not None:
             hidden = self.audio_attn(self.norm4(target).flatten(0, 1), audio)
             target = target + hidden.unflatten(0, (batch, -1))
-        x = torch.cat([beside, target], dim=1) if reference_frames else target
+        x = torch.cat([beside, target], dim=1) if staying else target
         return torch.addcmul(x, self.ffn(modulate(x, shift2, scale2)), gate2)
 
 

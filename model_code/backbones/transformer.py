@@ -252,7 +252,8 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         seen = []
         for block in self.blocks:
             seen.append(cast(DubbingBlock, block).reference_keys(x, time, rotary, split))
-            x = block(x, time, rotary, None, None, 0, split=split)
+            if block is not self.blocks[-1]:
+                x = block(x, time, rotary, None, None, 0, split=split)
         return Remembered(tuple(seen))
 
     def forward(
@@ -356,11 +357,12 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             sound, words, seen = (seen_by(index, each) for each in (audio, text, reference))
             if isinstance(sound, tuple):  # a frame's tokens hear that frame's sound
                 sound = (sound[0].flatten(0, 1), sound[1].flatten(0, 1))
+            last = block is self.blocks[-1]
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, beside, seen)
+                x = self._gradient_checkpointing_func(block, x, time, rotary, sound, words, beside, seen, None, last)
             else:
-                x = block(x, time, rotary, sound, words, beside, seen, split)
-        return x[:, beside:] if split is None else split.whole(x[:, beside:])
+                x = block(x, time, rotary, sound, words, beside, seen, split, last)
+        return x if split is None else split.whole(x)
 
 
 def linear_gain(t: Tensor, noise: float) -> Tensor:

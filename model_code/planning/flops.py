@@ -95,7 +95,9 @@ def products(config: TransformerConfig, sample: Sample) -> Iterator[Product]:
             within = [(tokens, tokens // frames)]
             yield from _attention(f"{block}.spatial_attn", tokens, within, dim, depth, "stream")
             depth += 3
-        yield from _attention(f"{block}.self_attn", tokens, sample.seen(config), dim, depth, "stream")
+        going = target if index == config.num_layers - 1 else tokens  # nothing looks at the last block's reference
+        looks = [(target, tokens)] if going < tokens else sample.seen(config)
+        yield from _attention(f"{block}.self_attn", tokens, looks, dim, depth, "stream")
         if reads_text:
             words = [(target, sample.words)]
             yield from _attention(f"{block}.cross_attn", sample.words, words, dim, depth + 3, "side")
@@ -103,8 +105,8 @@ def products(config: TransformerConfig, sample: Sample) -> Iterator[Product]:
             heard = [(target, config.audio_window)]
             windows = config.audio_window * sample.frames
             yield from _attention(f"{block}.audio_attn", windows, heard, dim, depth + 6, "side")
-        yield Product(f"{block}.ffn.0", tokens, dim, config.ffn_dim, depth + 9, "stream")
-        yield Product(f"{block}.ffn.2", tokens, config.ffn_dim, dim, depth + 10, "stream")
+        yield Product(f"{block}.ffn.0", going, dim, config.ffn_dim, depth + 9, "stream")
+        yield Product(f"{block}.ffn.2", going, config.ffn_dim, dim, depth + 10, "stream")
         depth += 11
     yield Product("head.head", target, dim, patch * config.out_channels, depth, "stream")
     if config.refiner_layers:

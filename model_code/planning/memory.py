@@ -123,33 +123,36 @@ def sample_bytes(
     """
     widths = Widths.of(precision, config, fused)
     tokens, _ = sample.tokens(config)
-    block = _block(config, sample, widths, adapters)
+    block, last = (_block(config, sample, widths, adapters, last) for last in (False, True))
     passing = tokens * widths.product * (2 * config.dim + config.ffn_dim)  # gradients on their way through one block
     if checkpointing:
         kept = config.num_layers * tokens * config.dim * widths.stream + block
     else:
-        kept = config.num_layers * block
+        kept = (config.num_layers - 1) * block + last
     return kept + passing + _around(config, sample, widths, adapters)
 
 
-def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
-    """What one block keeps."""
+def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool, last: bool) -> int:
+    """What one block keeps; in the last one only the target's tokens go on after they have seen the reference's."""
     tokens, target = sample.tokens(config)
+    going = target if last else tokens
     product, norm = widths.product, widths.norm
     rms = norm * (1 if adapters else widths.rms)
-    gates = 0 if adapters else 2 * (norm + product)  # normed input and branch output, factors of what modulates them
+    normed, branch = (0, 0) if adapters else (norm, product)  # factors of what modulates a branch's two ends
     recast = product if adapters and widths.copies > 1 else 0  # PEFT brings inputs to fp32, autocast back
-    inputs = 2 * norm + (widths.copies + 1) * product + gates + recast  # of self-attention and feed-forward
-    total = tokens * (config.dim * (inputs + 2 * rms + 4 * product) + 2 * config.ffn_dim * product)
-    total += tokens * 4 * (config.num_heads + 6)  # sums of the softmax, statistics of the norms
-    if config.reference_attention == "own" and target < tokens:
+    seen = norm + normed + widths.copies * product + recast + rms + 2 * product  # input, keys and values
+    looks = rms + 2 * product + branch  # queries and what they get
+    total = tokens * config.dim * seen + going * config.dim * looks
+    total += going * (config.dim * (norm + normed + product + branch) + 2 * config.ffn_dim * product)  # feed-forward
+    total += tokens * 4 * 3 + going * 4 * (config.num_heads + 3)  # statistics of the norms, sums of the softmax
+    if config.reference_attention == "own" and target < going:
         total += tokens * config.dim * product  # the two attentions' outputs, joined
     if config.spatial_attention:  # an attention more, but nothing that the feed-forward layer keeps
-        total += tokens * (config.dim * (inputs // 2 + 2 * rms + 4 * product) + 4 * (config.num_heads + 4))
+        total += tokens * (config.dim * (seen + looks) + 4 * (config.num_heads + 4))
     windows = sample.frames * config.audio_window if sample.audio else 0
     contexts = [count for count in (sample.words if config.text_dim is not None else 0, windows) if count]
     if contexts:
-        total += tokens * config.dim * norm  # the first one's norm reads a part of the stream, which stays whole
+        total += going * config.dim * norm  # the first one's norm reads a part of the stream, which stays whole
     for count in contexts:
         total += target * (config.dim * (3 * product + rms + recast) + 4 * (config.num_heads + 3))
         total += count * config.dim * (2 * (product + recast) + rms)

@@ -302,6 +302,19 @@ def test_remembered_conditions_are_the_conditions(changes: dict[str, object]) ->
         torch.testing.assert_close(model(**{**given, **known}, place=place), output, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["full", "own"])
+@torch.no_grad()
+def test_the_last_block_makes_the_same_of_the_target_without_the_reference(mode: str) -> None:
+    model = build(reference_attention=mode, spatial_attention=True)
+    block, generator = model.blocks[1], torch.Generator().manual_seed(3)
+    x, time = (torch.randn(2, 5, count, 24, generator=generator) for count in (6, 9))
+    sound, rotary = torch.randn(4, 3, 24, generator=generator), rotary_table(12, (5, 2, 3), (0, 0), x.device)
+    every = block(x, time, rotary, sound, None, 3)
+    last = block(x, time, rotary, sound, None, 3, last=True)
+    assert (every.shape, last.shape) == ((2, 5, 6, 24), (2, 2, 6, 24))
+    torch.testing.assert_close(last, every[:, 3:], atol=1e-6, rtol=1e-5)
+
+
 def test_only_a_reference_that_looks_at_itself_can_be_remembered() -> None:
     with pytest.raises(InputError, match="reference_attention 'full'"):
         build().remember_reference(inputs()["reference"])

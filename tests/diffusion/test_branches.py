@@ -51,7 +51,7 @@ class Counting:
 
     def __init__(self, model: DubbingTransformer) -> None:
         self.samples = 0
-        model.blocks[-1].register_forward_pre_hook(self._count)
+        model.blocks[0].register_forward_pre_hook(self._count)
 
     def _count(self, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.samples += len(inputs[0])
