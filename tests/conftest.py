@@ -19,12 +19,16 @@ settings.load_profile("patient")
 
 SYSTEM_PACKAGE = "needs the system package"
 """How the reason of a skip begins where only an administrator can install what is missing."""
+OUTSIDE_FOLDER = "needs the folder"
+"""How it begins where data that the repository does not hold are absent, and nobody said that they are there."""
 
 
 def _outside_folder(variable: str, default: str) -> Path:
     folder = Path(os.environ.get(variable, REPOSITORY / default))
     if not folder.is_dir():
-        pytest.skip(f"needs the folder {folder}; point {variable} at it")
+        if variable in os.environ:
+            pytest.fail(f"{variable} names {folder}, which is no folder")
+        pytest.skip(f"{OUTSIDE_FOLDER} {folder}; point {variable} at it")
     return folder
 
 
@@ -44,9 +48,9 @@ def clips_dir() -> Path:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under XDUB_NO_SKIP=1 a skip is a failure, unless it is for a system package, which `make` cannot install."""
+    """Under XDUB_NO_SKIP=1 a skip is a failure, unless it is for something that `make` cannot install."""
     report = yield
-    optional = report.skipped and SYSTEM_PACKAGE in str(report.longrepr)
+    optional = report.skipped and any(what in str(report.longrepr) for what in (SYSTEM_PACKAGE, OUTSIDE_FOLDER))
     if report.skipped and not optional and not hasattr(report, "wasxfail") and os.environ.get("XDUB_NO_SKIP") == "1":
         report.outcome = "failed"
         report.longrepr = f"skipped although XDUB_NO_SKIP=1: {report.longrepr}"

@@ -81,7 +81,9 @@ def demo(profile: Profile = None) -> None:
 
 @app.command()
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Videos, with NAME.json (and NAME.wav) beside them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Videos or folders of videos, with NAME.json (and NAME.wav) beside them.")
+    ],
     profile: Profile = None,
 ) -> None:
     """Drop footage into the incoming folder and take it in as new shards of clips."""
@@ -92,7 +94,7 @@ def ingest(
 
     settings = _settings(profile)
     started = time.monotonic()
-    drop(settings, files)
+    drop(settings, paths)
     with Progress() as progress:
         steps = run_chain(
             settings, selection="key:raw_corpus or key:clips", started_by="xdub ingest", watch=progress.watch
@@ -159,7 +161,7 @@ def dub(
         str,
         typer.Option(
             help="Which face: its number from the left in every shot, or sync: the one whose lips fit the video's own "
-            "sound; none: the largest."
+            "sound; if left out: the largest."
         ),
     ] = "",
     profile: Profile = None,
@@ -254,7 +256,7 @@ def ablate(
 @app.command()
 def promote(
     version: Annotated[
-        int | None, typer.Argument(help="Version that wants to be champion; none: the challenger.")
+        int | None, typer.Argument(help="Version that wants to be champion; if left out: the challenger.")
     ] = None,
     rollback: Annotated[int | None, typer.Option(help="Make this whole version champion, whatever its scores.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be decided and why.")] = False,
@@ -333,7 +335,9 @@ def plan(
     accelerator: Annotated[str, typer.Option(help="a100, h100, h200, b200, l40s or mi300x.")] = "h100",
     accelerators: Annotated[int, typer.Option(min=1, help="How many work together.")] = 32,
     utilisation: Annotated[float, typer.Option(help="Share of the dense peak that is reached.")] = 0.4,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 for everything; none: as it is set.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16 for everything; if left out: as it is set.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="A transformer in place of the settings', by name.")] = None,
     hours: Annotated[float, typer.Option(help="Footage in hours.")] = 600.0,
     file_seconds: Annotated[float, typer.Option(help="Length of a file of footage.")] = 10.0,

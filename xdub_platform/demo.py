@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model_code.errors import InputError
 from model_code.files import write_json
-from model_code.media.names import VIDEO_SUFFIXES
+from model_code.media.names import VIDEO_SUFFIXES, is_video
 from xdub_platform.chain import Step
 from xdub_platform.incoming import members_of
 from xdub_platform.instance import open_instance
@@ -34,22 +34,43 @@ def prepare_corpus(settings: Settings, progress: Callable[[int, int], None]) -> 
     write_json(marker, wanted)
 
 
-def drop(settings: Settings, files: Sequence[Path]) -> None:
-    """Copies a user's footage into the incoming folder, the video last.
+def drop(settings: Settings, paths: Sequence[Path]) -> None:
+    """Copies a user's footage, or folders of it, into the incoming folder, the video last.
 
     Raises:
-        InputError: A file is missing or no video.
+        InputError: A file is missing or no video, a folder has none, or two videos bear one name; nothing was copied.
     """
-    for video in files:
-        if not video.is_file():
-            raise InputError(f"'{video}' does not exist", "check the path")
-        if video.suffix.lower() not in VIDEO_SUFFIXES:
-            raise InputError(f"'{video}' has no video's suffix", f"one of {', '.join(sorted(VIDEO_SUFFIXES))}")
-        settings.incoming.mkdir(parents=True, exist_ok=True)
+    videos = [video for path in paths for video in _videos_of(path)]
+    taken: dict[str, Path] = {}
+    for video in videos:
+        other = taken.setdefault(video.name, video)
+        if other is not video:
+            raise InputError(
+                f"'{other}' and '{video}' bear one name", "rename one: the incoming folder holds one of them"
+            )
+    settings.incoming.mkdir(parents=True, exist_ok=True)
+    for video in videos:
         for member in reversed(members_of(video)):
             part = settings.incoming / f".{member.name}.part"
             shutil.copyfile(member, part)
             part.replace(settings.incoming / member.name)
+
+
+def _videos_of(path: Path) -> list[Path]:
+    """The video that this is, or those that lie in this folder."""
+    suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
+    if path.is_dir():
+        found = sorted(each for each in path.iterdir() if each.is_file() and is_video(each))
+        if not found:
+            raise InputError(
+                f"'{path}' holds no video", f"one has the suffix {suffixes}; folders in it are not searched"
+            )
+        return found
+    if not path.is_file():
+        raise InputError(f"'{path}' does not exist", "check the path")
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise InputError(f"'{path}' has no video's suffix", f"one of {suffixes}")
+    return [path]
 
 
 def champion_if_none(platform: Platform) -> None:

@@ -7,10 +7,13 @@ ingested like all footage and never reach pairs or training.
 from __future__ import annotations
 
 import warnings
+from typing import get_args
 
 import dagster as dg
 
-VARIANTS = ("generated", "relit", "rendered")
+from model_code.config import Variant
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 HELDOUT_PREFIX = "heldout-"
 SHARDS_NAME = "shard"
 

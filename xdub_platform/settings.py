@@ -29,6 +29,7 @@ from model_code.config import (
     PhaseConfig,
     Sharding,
     TransformerConfig,
+    Variant,
 )
 from model_code.errors import InputError
 
@@ -351,6 +352,7 @@ def _full_phase(
         "cells": None,
         "whole_from": 1.0,
         "pixel_weighting": False,
+        "precision": "bf16",
         "reference_drop": 0.1,
         "uniform_times": False,
         "own_estimates": 0.0,
@@ -358,11 +360,14 @@ def _full_phase(
     }
 
 
+LONG_WINDOWS: dict[str, Any] = {"accumulate": 4, "gradient_checkpointing": True}
+"""With `accumulate` of the generator what `xdub plan --accelerators 8` says fits into 80 GB."""
+
 FULL_SCALE_PHASES = {
-    "generator": _full_phase("generator", 15_000, 256, 1e-5, 25, shift=5.0),
-    "editor": _full_phase("editor", 4_000, 256, 1e-5, 77),
-    "lip": _full_phase("lip", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
-    "texture": _full_phase("texture", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}),
+    "generator": _full_phase("generator", 15_000, 256, 1e-5, 25, shift=5.0, accumulate=16),
+    "editor": _full_phase("editor", 4_000, 256, 1e-5, 77, **LONG_WINDOWS),
+    "lip": _full_phase("lip", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}, **LONG_WINDOWS),
+    "texture": _full_phase("texture", 1_000, 64, 5e-6, 77, lora={"rank": 128, "alpha": 128}, **LONG_WINDOWS),
 }
 
 PROFILES: dict[Profile, dict[str, Any]] = {
@@ -455,9 +460,7 @@ class Settings(BaseSettings):
     identity: IdentityConfig = IdentityConfig()
     phases: PhasesSettings = PhasesSettings()
     pairs: PairsConfig = PairsConfig()
-    variants: tuple[str, ...] = Field(
-        ("generated", "relit", "rendered"), description="Companion variants that are made."
-    )
+    variants: tuple[Variant, ...] = Field(get_args(Variant), description="Companion variants that are made.")
     benchmark: BenchmarkConfig = BenchmarkConfig()
     gates: GateSettings = GateSettings()
     processes: ProcessSettings = ProcessSettings()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder
 from model_code.seeding import rng_for, seed_for
 
@@ -57,11 +58,16 @@ def train_identity(
         The encoder, in evaluation mode, and its report: accuracy_same_speakers (verification of kept-back clips
         against the training clips), accuracy_heldout_speakers, speakers, losses, seconds. An accuracy for which
         there are no clips is left out.
+
+    Raises:
+        InputError: There are fewer than two speakers.
     """
     started = time.monotonic()
     speakers = sorted({_speaker(clip) for clip in train})
     if len(speakers) < 2:
-        raise ValueError(f"the identity encoder learns from several speakers, not {len(speakers)}: add footage")
+        raise InputError(
+            f"footage of {len(speakers)} speaker", "the identity encoder learns from several: add another person's"
+        )
     clips, kept = _keep_back(train, speakers)
     torch.manual_seed(seed_for("identity", seed) % 2**32)
     encoder = IdentityEncoder()

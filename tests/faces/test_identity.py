@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder, identity_cosine
 from model_code.training.identity import train_identity, verification_accuracy
 
@@ -79,5 +80,5 @@ def test_verification_measures_the_best_threshold(trained: tuple[IdentityEncoder
 
 
 def test_one_speaker_is_too_few() -> None:
-    with pytest.raises(ValueError, match="several speakers"):
+    with pytest.raises(InputError, match="learns from several"):
         train_identity([clip(0, 0)], [])

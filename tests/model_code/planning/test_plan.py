@@ -77,12 +77,14 @@ def test_a_larger_accelerator_needs_no_checkpointing() -> None:
 
 
 def test_the_plan_names_the_settings_that_the_trainer_reads(cluster: Plan) -> None:
-    settings = load_settings(profile="cluster")
-    wanted = settings_of(cluster, settings)
-    assert wanted["XDUB_PHASES__EDITOR__GRADIENT_CHECKPOINTING"] == "true"
-    assert wanted["XDUB_PHASES__EDITOR__PRECISION"] == "bf16"
-    assert "XDUB_PROCESSES__SHARDING" not in wanted  # it is set already
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDUB_PHASES__EDITOR__GRADIENT_CHECKPOINTING", "false")
+        patch.setenv("XDUB_PHASES__EDITOR__PRECISION", "fp32")
+        settings = load_settings(profile="cluster")
+        wanted = settings_of(cluster, settings)
+        assert wanted["XDUB_PHASES__EDITOR__GRADIENT_CHECKPOINTING"] == "true"
+        assert wanted["XDUB_PHASES__EDITOR__PRECISION"] == "bf16"
+        assert "XDUB_PROCESSES__SHARDING" not in wanted  # it is set already
         for name, value in wanted.items():
             patch.setenv(name, value)
         followed = load_settings(profile="cluster")
@@ -91,6 +93,11 @@ def test_the_plan_names_the_settings_that_the_trainer_reads(cluster: Plan) -> No
         assert (phase.accumulate, phase.gradient_checkpointing) == (memory.accumulate, memory.gradient_checkpointing)
         Team(size=32).check(phase.batch_size, phase.accumulate)
     assert settings_of(cluster, followed) == {}
+
+
+def test_the_cluster_profile_trains_as_its_accelerators_allow() -> None:
+    settings = load_settings(profile="cluster")
+    assert settings_of(plan_of(settings, accelerators=settings.processes.training_processes), settings) == {}
 
 
 def test_passes_are_even() -> None:
