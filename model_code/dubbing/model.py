@@ -60,7 +60,8 @@ class DubberConfig(Config):
     overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
     reference: Literal["inside", "elsewhere"] = Field(
         "inside",
-        description="Generator: where each window's reference frame is from: its middle, or as far away as can be.",
+        description="Generator: where each window's reference frame is from: its middle, or as far away as can be. "
+        "What fills the hole never shows a frame's own mouth: in place of the middle it is the frame beside the window.",
     )
     stitching: Literal["pixels", "latents"] = Field(
         "pixels",
@@ -191,7 +192,9 @@ class DubbingPipelineModel:
         Raises:
             InputError: As `dub_many`.
         """
-        for _, part in self._in_windows([DubItem(Reel(frames, count), samples, seed, landmarks)], beat=beat):
+        for _, part in self._in_windows(
+            [DubItem(Reel(frames, count, self.config.window_frames), samples, seed, landmarks)], beat=beat
+        ):
             yield part
 
     @torch.no_grad()
@@ -321,6 +324,17 @@ class DubbingPipelineModel:
             return 0 if middle > n_frames // 2 else n_frames - 1
         return min(middle, n_frames - 1)
 
+    def _fill_frame(self, n_frames: int, start: int) -> int:
+        """The frame whose face fills the hole in the window at `start`; one of the window's would show its own mouth.
+
+        The first frame after the window, or where the clip ends the last one before it: heads have hardly moved. A clip
+        of one window has neither.
+        """
+        after = start + self.config.window_frames
+        if self.config.reference == "elsewhere" or (after >= n_frames and not start):
+            return self._reference_frame(n_frames, start)
+        return after if after < n_frames else start - 1
+
     def _masked_view(
         self, items: Sequence[DubItem], frames: Sequence[NDArray[np.uint8]], start: int
     ) -> tuple[Tensor, Tensor]:
@@ -328,17 +342,16 @@ class DubbingPipelineModel:
         faces, hidden = [], []
         fill = self.transformer.config["context_fill"]
         for item, window in zip(items, frames, strict=True):
-            shown = self._reference_frame(len(item.frames), start)
-            inside = start <= shown < start + len(window)
-            face = window[shown - start][None] if inside else _part(item.frames, shown, 1)
-            # The frame that the hole shows comes first, as it may be none of the window's.
+            source = self._fill_frame(len(item.frames), start)
+            faces.append(_part(item.frames, self._reference_frame(len(item.frames), start), 1))
+            # The frame that the hole shows comes first, as it is none of the window's.
             landmarks, occluder = (
-                None if each is None else np.concatenate([_part(each, shown, 1), _part(each, start, len(window))])
+                None if each is None else np.concatenate([_part(each, source, 1), _part(each, start, len(window))])
                 for each in (item.landmarks, item.occluder)
             )
             assert landmarks is not None
-            faces.append(face)
-            hidden.append(masked_context(np.concatenate([face, window]), landmarks, occluder, fill, 0)[1:])
+            shown = np.concatenate([_part(item.frames, source, 1), window])
+            hidden.append(masked_context(shown, landmarks, occluder, fill, 0)[1:])
         return self._encode(hidden), self._encode(faces)
 
     def _noise(self, seed: int, start: int, length: int, retry: int) -> Tensor:

@@ -23,22 +23,23 @@ class Reel:
     Args:
         frames: (S, S, 3) each.
         count: How many there are, at least 1.
+        behind: So many frames before those that were asked for stay.
     """
 
-    def __init__(self, frames: Iterable[U8], count: int) -> None:
+    def __init__(self, frames: Iterable[U8], count: int, behind: int = 0) -> None:
         self._frames = iter(frames)
         self._held = deque([next(self._frames)])
-        self._first = 0
+        self._first, self._behind = 0, behind
         self.shape = (count, *self._held[0].shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def part(self, start: int, count: int) -> U8:
-        """`count` frames from `start`, the last one repeated beyond the end; those before `start` are let go."""
+        """`count` frames from `start`, the last one repeated beyond the end; those far before `start` are let go."""
         while self._first + len(self._held) < min(start + count, len(self)):
             self._held.append(next(self._frames))
-        while self._first < start:
+        while self._first < start - self._behind:
             self._held.popleft()
             self._first += 1
         places = np.minimum(np.arange(start, start + count), len(self) - 1) - self._first

@@ -32,7 +32,7 @@ from model_code.seeding import rng_for
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def to_network(frames: np.ndarray) -> Tensor:
@@ -104,12 +104,16 @@ def masked_context(
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and 50 Hz audio features."""
+    """One clip, encoded: tracks by name (`target`, `masked`, `face`, `lip`, `companion`) and 50 Hz audio features.
+
+    `fill` is the frame whose face fills the masked track's hole, None without such a face.
+    """
 
     clip_id: str
     speaker_id: str
     tracks: dict[str, LatentTrack]
     audio: Tensor
+    fill: int | None = None
 
     @property
     def n_blocks(self) -> int:
@@ -139,7 +143,8 @@ class CachedClip:
         tensors = load_file(self.path)
         names = sorted({name.split(".")[0] for name in tensors if "." in name})
         tracks = {name: LatentTrack(tensors[f"{name}.singles"], tensors[f"{name}.blocks"]) for name in names}
-        return EncodedClip(self.clip_id, self.speaker_id, tracks, tensors["audio"])
+        fill = int(tensors["fill"]) if "fill" in tensors else None
+        return EncodedClip(self.clip_id, self.speaker_id, tracks, tensors["audio"], fill)
 
 
 class ClipEncoder:
@@ -187,6 +192,8 @@ class ClipEncoder:
         tracks["face"] = mask_track(face_loss_mask(clip.landmarks, size), (int(height), int(width)))
         tracks["lip"] = mask_track(lip_mask(clip.landmarks, size), (int(height), int(width)))
         tensors = {"audio": torch.as_tensor(np.asarray(self.audio_encoder.encode(clip.audio))).half().contiguous()}
+        if masked and self.context_fill == "reference":
+            tensors["fill"] = torch.tensor(source)
         for name, track in tracks.items():
             tensors[f"{name}.singles"], tensors[f"{name}.blocks"] = track.singles, track.blocks
         return tensors
@@ -288,7 +295,11 @@ class TrainingSet:
     ) -> dict[str, Tensor]:
         clip = chosen.load() if isinstance(chosen, CachedClip) else chosen
         length = latent_length(frames)
-        start = int(rng.integers(0, clip.n_blocks - length + 2))
+        starts = list(range(clip.n_blocks - length + 2))
+        if clip.fill is not None:  # at its own place it shows the mouth that is to be found
+            clear = [k for k in starts if not 0 <= clip.fill - TEMPORAL_FACTOR * k <= TEMPORAL_FACTOR * (length - 1)]
+            starts = clear or starts
+        start = starts[int(rng.integers(len(starts)))]
         values = {name: track.window(start, length) for name, track in clip.tracks.items()}
         values["audio"] = audio_windows(
             clip.audio.float(), length, self.audio_window, start_frame=TEMPORAL_FACTOR * start

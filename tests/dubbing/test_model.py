@@ -283,6 +283,32 @@ def test_a_generator_does_not_see_what_its_mask_hides(
     assert not np.array_equal(generator.dub_many([replace(item, frames=frames)])[0], output)
 
 
+def test_the_hole_shows_a_face_from_beside_the_window(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    """Windows from 0 and 20 of 45 frames: reference frames 12 and 32, holes filled from frames 25 and 19."""
+    net = transformer(12)
+    net.register_to_config(context_fill="reference")
+    config = DubberConfig(mode="generator", flow=FLOW, crop_size=SIZE, noise_retries=0)
+    generator = DubbingPipelineModel(config, codec, audio_encoder, net)
+    item = clip(0, 45)
+    assert item.landmarks is not None
+    hidden = ~inpaint_mask(item.landmarks, SIZE)
+    output = generator.dub_many([item])[0]
+
+    def dub_without(numbers: set[int]) -> np.ndarray:
+        frames = item.frames.copy()
+        for n in numbers:
+            frames[n] = np.where(hidden[n][..., None], 255 - frames[n], frames[n])
+        whole = generator.dub_many([replace(item, frames=frames)])[0]
+        parts = list(generator.dub_stream(iter(frames), 45, item.samples, item.seed, landmarks=item.landmarks))
+        assert np.array_equal(np.concatenate([part.frames for part in parts]), whole), "frames as they come do too"
+        return whole
+
+    seen = {12, 19, 25, 32}
+    assert np.array_equal(dub_without(set(range(45)) - seen), output)
+    for number in seen:
+        assert not np.array_equal(dub_without({number}), output), number
+
+
 def test_a_reference_from_elsewhere_is_the_frame_farthest_away(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
     """The first window of 45 frames takes it from the end, the second from the beginning."""
     net = transformer(12)

@@ -1,5 +1,6 @@
 """Windows put together from tracks, batches by (seed, step), the cache."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_the_reference_comes_from_another_segment() -> None:
         place = next(k for k in range(13) if torch.equal(singles[:, k : k + 1], batch.reference[0]))
         start = next(k for k in range(13) if torch.equal(singles[:, k], batch.target[0, :, 0]))
         assert place < start or place >= start + 7
+
+
+@pytest.mark.parametrize("fill", [0, 17, 30, 48])
+def test_no_window_holds_the_frame_that_fills_its_hole(fill: int) -> None:
+    clip = replace(random_clip(0, blocks=12), fill=fill)
+    singles, starts = clip.tracks["target"].singles.float(), set()
+    for step in range(40):
+        target = TrainingSet([clip], 25, 16).batch(0, step, 1).target
+        starts.add(next(k for k in range(13) if torch.equal(singles[:, k], target[0, :, 0])))
+    assert starts == {k for k in range(7) if not 4 * k <= fill <= 4 * k + 24}
+    everywhere = TrainingSet([replace(random_clip(0, blocks=6), fill=12)], 25, 16)
+    assert everywhere.batch(0, 0, 1).target.shape[2] == 7, "a clip of one window has no other frame"
 
 
 def test_short_clips_are_left_out_and_none_left_is_an_error() -> None:
