@@ -11,7 +11,7 @@ from assets.training import phase_config, training_inputs, weights_for
 from xdub_platform.platform import Platform
 from xdub_platform.settings import Settings
 
-VERSION = "1"
+VERSION = "2"
 REGISTERED = "xdub-generator"
 
 

@@ -61,7 +61,7 @@ class DubberConfig(Config):
     reference: Literal["inside", "elsewhere"] = Field(
         "inside",
         description="Generator: where each window's reference frame is from: its middle, or as far away as can be. "
-        "What fills the hole never shows a frame's own mouth: in place of the middle it is the frame beside the window.",
+        "The hole is filled from there too, but for the middle: that would show its own mouth, the frame beside it not.",
     )
     stitching: Literal["pixels", "latents"] = Field(
         "pixels",
@@ -192,9 +192,8 @@ class DubbingPipelineModel:
         Raises:
             InputError: As `dub_many`.
         """
-        for _, part in self._in_windows(
-            [DubItem(Reel(frames, count, self.config.window_frames), samples, seed, landmarks)], beat=beat
-        ):
+        reel = Reel(frames, count, behind=self.config.window_frames)
+        for _, part in self._in_windows([DubItem(reel, samples, seed, landmarks)], beat=beat):
             yield part
 
     @torch.no_grad()
