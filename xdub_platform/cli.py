@@ -63,7 +63,7 @@ def demo(profile: Profile = None) -> None:
     """Run the whole chain on a procedural corpus, and write the report."""
     from xdub_platform.chain import why_broken
     from xdub_platform.console import Progress, show_scores, show_steps
-    from xdub_platform.demo import prepare_corpus, write_demo_report
+    from xdub_platform.demo import prepare_corpus, write_run_report
     from xdub_platform.running import run_chain
 
     settings = _settings(profile)
@@ -73,8 +73,7 @@ def demo(profile: Profile = None) -> None:
         steps = run_chain(settings, started_by="xdub demo", watch=progress.watch)
     seconds = time.monotonic() - started
     show_steps(steps, seconds)
-    page = write_demo_report(settings, steps, seconds)
-    show_scores(settings, page)
+    show_scores(settings, write_run_report(settings, steps, seconds, "xdub demo"))
     if why_broken(steps):
         raise typer.Exit(1)
 
@@ -126,9 +125,10 @@ def run(
     receipt: Receipt = None,
     profile: Profile = None,
 ) -> None:
-    """Make everything selected that is stale."""
+    """Make everything selected that is stale; with a model to score, write the report."""
     from xdub_platform.chain import why_broken
-    from xdub_platform.console import Progress, show_plan, show_steps
+    from xdub_platform.console import Progress, show_plan, show_scores, show_steps
+    from xdub_platform.demo import write_run_report
     from xdub_platform.instance import open_instance
     from xdub_platform.running import chain_planner, run_chain, take_in
 
@@ -141,7 +141,10 @@ def run(
     started = time.monotonic()
     with Progress() as progress:
         steps = run_chain(settings, selection=select, started_by="xdub run", watch=progress.watch)
-    show_steps(steps, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    show_steps(steps, seconds)
+    if any(step.node.asset == "benchmark_scores" for step in steps):
+        show_scores(settings, write_run_report(settings, steps, seconds, "xdub run"))
     if receipt:
         from xdub_platform.receipts import write_receipt
 

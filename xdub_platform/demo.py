@@ -82,10 +82,10 @@ def champion_if_none(platform: Platform) -> None:
             log.warning("no champion yet: %s", decision.reason)
 
 
-def write_demo_report(settings: Settings, steps: Sequence[Step], seconds: float) -> Path:
-    """Makes the first model champion and writes the page."""
+def write_run_report(settings: Settings, steps: Sequence[Step], seconds: float, command: str) -> Path:
+    """Makes the first model champion and writes the page of what `command` has made."""
     platform = build_platform(settings)
     champion_if_none(platform)
     with open_instance(settings) as instance:
         planner = chain_planner(settings, instance, "report")
-        return write_chain_report(platform, planner, steps, seconds, "xdub demo")
+        return write_chain_report(platform, planner, steps, seconds, command)

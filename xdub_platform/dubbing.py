@@ -42,7 +42,7 @@ def registered(platform: Platform, version: str, into: Path | None = None) -> tu
     if found is None:
         raise InputError(
             f"no version {version} of {name} is registered in {platform.settings.state_root}",
-            "run `xdub demo` first, or choose another --version",
+            "make one with `xdub run` and name it champion with `xdub promote`, or choose another --version",
         )
     return verified(platform, str(found.version), into=into), str(found.version)
 

@@ -404,7 +404,9 @@ def _existing(platform: Platform, version: str) -> int:
     number = _number(platform, version)
     if number is None:
         name = platform.settings.mlflow.model_name
-        raise InputError(f"no version {version} of {name} is registered", "see `xdub status`, or run `xdub demo` first")
+        raise InputError(
+            f"no version {version} of {name} is registered", "see `xdub status`, or make one with `xdub run`"
+        )
     return number
 
 

@@ -61,7 +61,7 @@ class DubberConfig(Config):
     reference: Literal["inside", "elsewhere"] = Field(
         "inside",
         description="Generator: where each window's reference frame is from: its middle, or as far away as can be. "
-        "The hole is filled from there too, but for the middle: that would show its own mouth, the frame beside it not.",
+        "The hole is filled from there too, but not from the middle, which would show its own mouth: the next frame.",
     )
     stitching: Literal["pixels", "latents"] = Field(
         "pixels",

@@ -10,7 +10,7 @@ import pytest
 from model_code.base import CLASSES, FOLDER
 from tests.tiny import TINY_TRANSFORMER
 from xdub_platform.chain import Status, Step
-from xdub_platform.demo import prepare_corpus, write_demo_report
+from xdub_platform.demo import prepare_corpus, write_run_report
 from xdub_platform.dubbing import registered
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import build_platform
@@ -94,7 +94,7 @@ def test_one_hash_in_registry_dagster_and_mlflow(chain: tuple[Settings, list[Ste
 @pytest.mark.slow
 def test_the_report_has_scores_cases_and_a_champion(chain: tuple[Settings, list[Step]]) -> None:
     settings, steps = chain
-    page = write_demo_report(settings, steps, 1.0)
+    page = write_run_report(settings, steps, 1.0, "xdub demo")
     scores = json.loads(page.with_name("scores.json").read_text(encoding="utf-8"))
     assert set(scores["rows"]) >= {"copy", "base", "base_editor", "generator", "editor", "lip", "texture", "exact"}
     case = next(page.parent.glob("cases/*/case.json"))
