@@ -405,7 +405,7 @@ def _existing(platform: Platform, version: str) -> int:
     if number is None:
         name = platform.settings.mlflow.model_name
         raise InputError(
-            f"no version {version} of {name} is registered", "see `xdub status`, or make one with `xdub run`"
+            f"no version {version} of {name} is registered", "see `xdub status`, or `xdub run` first"
         )
     return number
 
