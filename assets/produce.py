@@ -79,18 +79,18 @@ def produce(
         dagster.Failure: The worker failed, or another run is making the same.
     """
     name, config = dataset_name(context), {**config, "features": str(platform.settings.features)}
+    versions = {each.name: each.version for each in inputs}
     with platform.workers.alone(context):
         with platform.mlflow.run(name, tags=run_tags(context)) as run:
             platform.store.recover()
             run.params({"worker": worker, **config})
             run.datasets(inputs, context.asset_key.to_user_string())
-            scratch = platform.workers.scratch(context, config)
-            product = unregistered(platform, name, scratch, inputs)
+            scratch = platform.workers.scratch(context, config, versions)
+            product = unregistered(platform, name, scratch)
             if product is None:
-                done = platform.workers.run(context, worker, config)
-                product, scratch = commit(platform, name, done, inputs), done.scratch
+                product = commit(platform, name, platform.workers.run(context, worker, config, versions))
             platform.store.record(name, RESULT, product.result)
-            platform.store.record(name, INPUTS, {"datasets": versions_of(inputs)})
+            platform.store.record(name, INPUTS, {"datasets": versions})
             licences = licences_of(platform, inputs)
             if licences or platform.store.recorded(name, RECORD):  # an old one would outlive what it was written for
                 platform.store.record(name, RECORD, {"weights": licences})
@@ -109,34 +109,28 @@ def produce(
     )
 
 
-def commit(platform: Platform, name: str, done: WorkerRun, inputs: Sequence[Dataset]) -> Product:
+def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
     """Moves a worker's output into the registry, and notes that in its scratch folder.
 
     ``result.json`` holds times; it is kept as a record beside the data, so that the same data has the same hash.
     """
     (done.output / RESULT_FILE).unlink()
     dataset = platform.store.put(name, done.output)
-    told = {"version": dataset.version, "inputs": versions_of(inputs), "result": done.result}
-    write_json(done.scratch / COMMITTED, told)
+    write_json(done.scratch / COMMITTED, {"version": dataset.version, "result": done.result})
     return Product(dataset, done.result)
 
 
-def unregistered(platform: Platform, name: str, scratch: Path, inputs: Sequence[Dataset]) -> Product | None:
-    """What an earlier run made of the same config and inputs and committed, but failed to register; None: nothing.
+def unregistered(platform: Platform, name: str, scratch: Path) -> Product | None:
+    """What an earlier run with this scratch folder committed, but failed to register; None: nothing.
 
-    What is left of one with other inputs is removed: a worker would go on from its checkpoints.
+    Where another version is in its place by now, what is left of it is removed.
     """
     told, dataset = committed(scratch), platform.store.get(name)
-    if told and dataset and told["version"] == dataset.version and told["inputs"] == versions_of(inputs):
+    if told and dataset and told["version"] == dataset.version:
         return Product(dataset, told["result"])
     if told:
         shutil.rmtree(scratch)
     return None
-
-
-def versions_of(inputs: Sequence[Dataset]) -> dict[str, str]:
-    """The version of each dataset, by its name."""
-    return {each.name: each.version for each in inputs}
 
 
 def run_tags(context: dg.AssetExecutionContext) -> dict[str, str]:

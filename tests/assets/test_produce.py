@@ -13,7 +13,7 @@ from assets.produce import INPUTS, RESULT, Gate, Product, produce
 from tests.xdub_platform.planted import platform_on
 from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult
-from xdub_platform.resources.store import Dataset
+from xdub_platform.resources.store import Dataset, DvcStore
 from xdub_platform.resources.workers import COMMITTED, WorkerRun, Workers
 
 CHECK = dg.AssetCheckSpec("gate", asset="made")
@@ -31,9 +31,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
     run = Workers.run
 
-    def counted(self: Workers, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
+    def counted(
+        self: Workers,
+        context: dg.AssetExecutionContext,
+        worker: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+    ) -> WorkerRun:
         told.append(worker)
-        return run(self, context, worker, config)
+        return run(self, context, worker, config, inputs)
 
     monkeypatch.setattr(Workers, "run", counted)
     return told
@@ -82,14 +88,34 @@ def test_what_broke_after_the_commit_goes_on_from_there(platform: Platform, ran:
 
 def test_other_inputs_or_another_version_are_made_anew(platform: Platform, ran: list[str], tmp_path: Path) -> None:
     assert not make(platform, breaks=True)
-    (note,) = noted(platform)
-    checkpoint = note.with_name("checkpoint")
-    checkpoint.write_text("of the first inputs", encoding="utf-8")
     assert not make(platform, breaks=True, version="2.dir")
-    assert not checkpoint.exists()
     assert ran == ["ingest"] * 2
+    checkpoints = [note.with_name("checkpoint") for note in noted(platform)]
+    for checkpoint in checkpoints:
+        checkpoint.touch()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "data.txt").write_text("by another config", encoding="utf-8")
     platform.store.put("made", tmp_path / "other")
-    assert make(platform, version="2.dir")
+    assert not make(platform, breaks=True, version="2.dir")
     assert ran == ["ingest"] * 3
+    assert [checkpoint.exists() for checkpoint in checkpoints].count(True) == 1, "what was replaced is not gone on with"
+
+
+def test_unfinished_work_is_for_its_own_inputs_alone(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_disk(self: DvcStore, name: str, source: Path) -> Dataset:
+        raise OSError("no disk")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(DvcStore, "put", no_disk)
+        assert not make(platform)
+    (config,) = platform.settings.path("work").rglob("config.json")
+    checkpoint = config.with_name("checkpoints") / "step_000010"
+    checkpoint.mkdir(parents=True)
+    assert noted(platform) == []
+    (tmp_path / "raw" / "late.mp4").write_bytes(b"no video")
+    assert make(platform, version="2.dir")
+    assert (platform.store.recorded("made", INPUTS) or {})["datasets"] == {"raw_corpus/shard-00000": "2.dir"}
+    assert [row["file"] for row in (platform.store.recorded("made", RESULT) or {})["quarantine"]] == ["late.mp4"]
+    assert checkpoint.exists(), "no worker went on from it"

@@ -19,10 +19,12 @@ def workers(tmp_path: Path) -> Workers:
     return Workers(work_root=str(tmp_path / "work"))
 
 
-def run(workers: Workers, worker: str, config: dict[str, object]) -> dg.ExecuteInProcessResult:
+def run(
+    workers: Workers, worker: str, config: dict[str, object], inputs: dict[str, str] | None = None
+) -> dg.ExecuteInProcessResult:
     @dg.asset
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        workers.run(context, worker, config)
+        workers.run(context, worker, config, inputs or {})
         return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -44,6 +46,13 @@ def test_a_worker_that_does_not_exist_is_told(workers: Workers) -> None:
 def test_every_config_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) -> None:
     for shard in ("shard-00000", "shard-00001", "shard-00001"):
         run(workers, "nothing", {"shard": shard})
+    configs = list((tmp_path / "work" / "made" / "all").glob("*/config.json"))
+    assert len(configs) == 2
+
+
+def test_every_version_of_the_inputs_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) -> None:
+    for version in ("1.dir", "2.dir", "2.dir"):
+        run(workers, "nothing", {"shard": "shard-00000"}, {"raw_corpus/shard-00000": version})
     configs = list((tmp_path / "work" / "made" / "all").glob("*/config.json"))
     assert len(configs) == 2
 

@@ -1,8 +1,8 @@
 """Starts a long step as its own process, through Dagster Pipes.
 
 ``python -m model_code.workers.NAME --config FILE``: the worker reads a JSON config, writes its data into
-``output`` and a ``result.json`` last. It can be killed at any moment; started again with the same config it
-resumes in the same folder and ends with the same result.
+``output`` and a ``result.json`` last. It can be killed at any moment; started again with the same config and inputs
+it resumes in the same folder and ends with the same result.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
 COMMITTED = "committed.json"
-"""In the scratch folder of what is committed and waits for gate and registration: the dataset's `version`, the versions
-of its `inputs`, the worker's `result`."""
+"""In the scratch folder of what is committed and waits for gate and registration: the dataset's `version` and the
+worker's `result`."""
 ALONE = frozenset({"editor", "benchmark_scores"})
 """Assets that nothing runs beside: their workers get every core; the rest run two at a time with a thread each."""
 
@@ -92,27 +92,33 @@ class Workers(dg.ConfigurableResource):
                 stack.enter_context(owned(lock_path(Path(self.work_root), asset, partition), owner))
             yield
 
-    def scratch(self, context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Path:
-        """Where `run` works with this config."""
-        deciding = {key: value for key, value in config.items() if key not in HOW}
+    def scratch(self, context: dg.AssetExecutionContext, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Path:
+        """Where `run` works with this config and these inputs.
+
+        The config says where inputs lie, and every version of a dataset lies in the same place.
+        """
+        deciding = {"config": {key: value for key, value in config.items() if key not in HOW}, "inputs": dict(inputs)}
         digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:12]
         partition = context.partition_key if context.has_partition_key else ""
         return work_folder(Path(self.work_root), context.asset_key.to_user_string(), partition) / digest
 
-    def run(self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any]) -> WorkerRun:
+    def run(
+        self, context: dg.AssetExecutionContext, worker: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> WorkerRun:
         """Runs one worker to its end.
 
-        What a killed run's worker had finished is taken as it is: the same config, the same result.
+        What a killed run's worker had finished is taken as it is: the same config and inputs, the same result.
 
         Args:
             context: Of the asset that waits for it.
             worker: Module in `model_code.workers`.
             config: JSON-able; the key ``output`` is added.
+            inputs: The version of each dataset that it reads, by name.
 
         Raises:
             dagster.Failure: The worker failed; the description is its last line, the metadata its log.
         """
-        name, scratch = context.asset_key.to_user_string(), self.scratch(context, config)
+        name, scratch = context.asset_key.to_user_string(), self.scratch(context, config, inputs)
         output = scratch / "output"
         output.mkdir(parents=True, exist_ok=True)
         resolved = {**config, "output": str(output)}
