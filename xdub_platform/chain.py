@@ -20,6 +20,7 @@ from enum import StrEnum
 from functools import cached_property
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     extract_data_provenance_from_entry,
@@ -254,7 +255,7 @@ class Planner:
                 else:
                     steps[node] = step
             for future in [*wait(running, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED).done]:
-                step = self._judged(future.result())
+                step = future.result()
                 del running[future]
                 steps[step.node] = step
                 watch(step)
@@ -274,11 +275,6 @@ class Planner:
         records = self.instance.get_records_for_run(str(step.run_id), limit=3, ascending=False).records
         entries = (record.event_log_entry for record in records)
         return next((entry.user_message for entry in entries if not entry.is_dagster_event), None)
-
-    def _judged(self, step: Step) -> Step:
-        """A run that a blocking gate failed is told from one that broke."""
-        refused = self.rules.rejected(step.node) if step.status is Status.FAILED else None
-        return replace(step, status=Status.REJECTED, reason=refused) if refused else step
 
     def _run_here(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
         done: Future[Step] = Future()
@@ -349,8 +345,31 @@ def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, node: Node, tag
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     if any(failure.error_source is ErrorSource.INTERRUPT for failure in failures):
         raise KeyboardInterrupt
-    status = Status.DONE if result.success else Status.FAILED
-    return Step(node, status, failure_line(result.all_events), time.monotonic() - start, result.run_id)
+    return ended(node, result.run_id, result.success, result.all_events, time.monotonic() - start)
+
+
+def ended(node: Node, run_id: str, success: bool, events: Sequence[dg.DagsterEvent], seconds: float) -> Step:
+    """What became of a node, by the events of its run: one that a blocking gate failed is told from one that broke."""
+    refused = failed_gates(events)
+    if success:
+        return Step(node, Status.DONE, "", seconds, run_id)
+    if refused:
+        return Step(node, Status.REJECTED, "; ".join(str(gate.description) for gate in refused), seconds, run_id)
+    return Step(node, Status.FAILED, failure_line(events), seconds, run_id)
+
+
+def failed_gates(events: Sequence[dg.DagsterEvent]) -> list[AssetCheckEvaluation]:
+    """The blocking checks that turned away what a run made."""
+    checks = [
+        event.asset_check_evaluation_data
+        for event in events
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    return [
+        check
+        for check in checks
+        if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR
+    ]
 
 
 def failure_line(events: Sequence[dg.DagsterEvent]) -> str:

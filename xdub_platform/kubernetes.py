@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 from dagster._core.definitions.op_definition import OpDefinition
 
-from xdub_platform.chain import Node, Status, Step, failure_line
+from xdub_platform.chain import Node, Step, ended
 from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ class SubmittedRuns:
             time.sleep(LOOK_EVERY)
         entries = (record.event_log_entry for record in self.instance.get_records_for_run(run_id).records)
         events = [entry.dagster_event for entry in entries if entry.dagster_event]
-        status = Status.DONE if run.is_success else Status.FAILED
-        return Step(node, status, failure_line(events), time.monotonic() - start, run_id)
+        return ended(node, run_id, run.is_success, events, time.monotonic() - start)
 
     def _client(self) -> DagsterGraphQLClient:
         from dagster_graphql import DagsterGraphQLClient

@@ -40,7 +40,12 @@ def editor() -> None:
     raise dg.Failure("no pairs were accepted")
 
 
-defs = dg.Definitions(assets=[pairs, editor])
+@dg.asset(check_specs=[dg.AssetCheckSpec("gate", asset="clips", blocking=True)])
+def clips() -> dg.MaterializeResult:
+    return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, description="no consent")])
+
+
+defs = dg.Definitions(assets=[pairs, editor, clips])
 """
 
 
@@ -98,9 +103,11 @@ def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
             tags = {"xdub/started_by": "test"}
             made = runs.submit(Node("pairs", "s1|b"), tags, "planned")
             failed = runs.submit(Node("editor"), tags, "planned")
+            refused = runs.submit(Node("clips"), tags, "planned").result(300)
             good, bad = made.result(300), failed.result(300)
         assert (good.status, good.reason) == (Status.DONE, "")
         assert (bad.status, bad.reason) == (Status.FAILED, "no pairs were accepted")
+        assert (refused.status, refused.reason) == (Status.REJECTED, "no consent")
         run = instance.get_run_by_id(str(good.run_id))
         assert run is not None
         assert run.tags["xdub/started_by"] == "test"

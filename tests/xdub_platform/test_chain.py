@@ -25,6 +25,7 @@ class World:
     versions: dict[str, str] = field(default_factory=dict)
     made: Counter[str] = field(default_factory=Counter)
     broken: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
 
 
 shards = dg.DynamicPartitionsDefinition(name="shard")
@@ -40,14 +41,16 @@ def toy(world: World, codes: dict[str, str] | None = None) -> dg.Definitions:
         if label in world.broken:
             raise dg.Failure(f"{label} is broken")
         world.made[label] += 1
-        return dg.MaterializeResult(data_version=dg.DataVersion(world.versions.get(label, "1")))
+        passed = label not in world.refused
+        checks = [dg.AssetCheckResult(passed=passed, description="no consent")] if name == "clips" else []
+        return dg.MaterializeResult(data_version=dg.DataVersion(world.versions.get(label, "1")), check_results=checks)
 
     def asset(
         name: str, deps: list[str | dg.AssetDep], partitions: dg.PartitionsDefinition | None = None
     ) -> dg.AssetsDefinition:
-        return dg.asset(name=name, deps=deps, partitions_def=partitions, code_version=(codes or {}).get(name, "1"))(
-            make
-        )
+        gates = [dg.AssetCheckSpec("gate", asset=name, blocking=True)] if name == "clips" else []
+        code = (codes or {}).get(name, "1")
+        return dg.asset(name=name, deps=deps, partitions_def=partitions, code_version=code, check_specs=gates)(make)
 
     per_shard = dg.AssetDep("clips", partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard"))
     return dg.Definitions(
@@ -158,27 +161,34 @@ def test_failure_blocks_what_needs_it_and_nothing_else(instance: dg.DagsterInsta
 
 
 def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
-    world = World(broken={"clips[s1]"})
+    world = World(refused={"clips[s1]"})
     store = {"raw[s0]": "1", "raw[s1]": "1"}
     rules = Rules(
         wanted=lambda node: node != Node("pairs", "s1|b"),
-        rejected=lambda node: "gate failed" if node == Node("clips", "s1") else None,
+        rejected=lambda node: "no consent" if str(node) in world.refused else None,
         committed=lambda node: store.get(str(node), "1"),
     )
     planner = Planner(toy(world), instance, rules)
     steps = {str(step.node): step for step in planner.run()}
     assert "pairs[s1|b]" not in steps
-    assert (steps["clips[s1]"].status, steps["clips[s1]"].reason) == (Status.REJECTED, "gate failed")
+    assert (steps["clips[s1]"].status, steps["clips[s1]"].reason) == (Status.REJECTED, "no consent")
     assert steps["pairs[s1|a]"].reason == "clips[s1] rejected"
     assert why_broken([*steps.values()]) is None
-    world.broken.clear()
-    planner.run("clips")
     again = planner.run("pairs")
-    assert {step.reason for step in again if step.reason} == {"clips[s1]: gate failed"}
+    assert {step.reason for step in again if step.reason} == {"clips[s1]: no consent"}
     assert why_broken(again) is None
     assert steps["model"].status is Status.DONE
     store["raw[s0]"] = "gone"
     assert planner.stale(Node("raw", "s0")) == "its data is not in the store"
+
+
+def test_a_run_that_broke_after_an_earlier_refusal_is_told_as_broken(instance: dg.DagsterInstance) -> None:
+    world = World(refused={"clips[s1]"})
+    rules = Rules(rejected=lambda node: "no consent" if str(node) in world.refused else None)
+    assert statuses(Planner(toy(world), instance, rules))["clips[s1]"] is Status.REJECTED
+    world.broken = {"clips[s1]"}
+    steps = Planner(toy(world, {"clips": "2"}), instance, rules).run()
+    assert why_broken(steps) == "clips[s1] failed: clips[s1] is broken (and 2 more)"
 
 
 def test_independent_runs_go_on_together(made: dg.DagsterInstance) -> None:

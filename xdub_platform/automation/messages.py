@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from xdub_platform.chain import PLAN_TAG, STARTED_BY_TAG, failure_line
+from xdub_platform.chain import PLAN_TAG, STARTED_BY_TAG, failed_gates, failure_line
 
 ASSET_RUN = "__ASSET_JOB"
 
@@ -21,16 +21,7 @@ def failure_message(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]
     assert run is not None, f"the event log names run {run_id}, which is not there"
     entries = instance.all_logs(run_id)
     events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
-    checks = [
-        event.asset_check_evaluation_data
-        for event in events
-        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    ]
-    refused = [
-        check
-        for check in checks
-        if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR
-    ]
+    refused = failed_gates(events)
     told = "; ".join(f"{check.check_name}: {check.description}" for check in refused)
     asset_run = run.job_name.startswith(ASSET_RUN)
     return {
