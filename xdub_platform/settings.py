@@ -561,9 +561,13 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "__".join(str(part) for part in first["loc"]).upper()
+        place, given = first["loc"], first["input"]
+        name = "__".join(str(part) for part in place).upper()
+        # Neither a whole section nor what stands beside a secret, perhaps under a misspelt name, is shown.
+        shown = isinstance(given, str | int | float) and place[0] not in SECRET
+        told = f"setting {name}={given!r}" if shown else f"setting {name}" if place else "settings"
         remedy = "see `xdub doctor` for the settings in force; environment variables start with XDUB_"
-        raise InputError(f"setting {name}={first.get('input')!r}: {first['msg']}", remedy) from error
+        raise InputError(f"{told}: {first['msg']}", remedy) from None  # pydantic's own message shows the input too
 
 
 KNOWN_ENVIRONMENT = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ def test_unknown_names_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("XDUB_PHASES__EDITOR__STEP", "17")
     with pytest.raises(InputError, match="PHASES__EDITOR__STEP='17'"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("XDUB_DATABASE__URLL", "postgresql://xdub:HUNTER2@db/xdub", "setting DATABASE__URLL: Extra"),
+        ("XDUB_AUTOMATION__WEBHOOK_URL", "wss://hook/HUNTER2", "setting AUTOMATION__WEBHOOK_URL: String"),
+        ("XDUB_FLOW__NOISE_SCALE", "0.5", "settings: Value error, transformer.precondition"),
+    ],
+)
+def test_a_refusal_shows_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv("XDUB_DATABASE__URL", "postgresql://xdub:HUNTER2@db/xdub")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=told) as refused:
+        load_settings()
+    assert "HUNTER2" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_the_transformer_undoes_the_noise_that_it_is_shown() -> None:
