@@ -414,13 +414,12 @@ def serve(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000, profile: Profile = None) -> None:
     """Open Dagster's UI on this state."""
-    from xdub_platform.instance import write_dagster_home
+    from xdub_platform.instance import dagster_environment
 
     settings = _settings(profile)
-    home = write_dagster_home(settings)
     environment = {
         **os.environ,
-        "DAGSTER_HOME": str(home),
+        **dagster_environment(settings),
         "XDUB_PROFILE": settings.profile,
         "XDUB_STATE_ROOT": str(settings.state_root),
     }

@@ -15,6 +15,7 @@ from xdub_platform.settings import Settings
 
 # Two runs in threads of one process may not both redirect its output; workers write logs of their own.
 NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+DATABASE = "XDUB_DATABASE__URL"
 
 
 def instance_config(settings: Settings) -> dict[str, Any]:
@@ -42,19 +43,31 @@ def instance_config(settings: Settings) -> dict[str, Any]:
         "code_servers": {"local_startup_timeout": 600},
     }
     if settings.database.url:
-        config["storage"] = {"postgres": {"postgres_url": settings.database.url}}
+        # By name: others may read the file, and the command lines of Dagster's processes, which quote it.
+        config["storage"] = _storage({"env": DATABASE})
     return config
 
 
-def write_dagster_home(settings: Settings) -> Path:
-    """Creates Dagster's home and its configuration; returns it."""
+def dagster_environment(settings: Settings) -> dict[str, str]:
+    """Creates Dagster's home; what Dagster's own commands need in their environment to open it."""
+    found = {"DAGSTER_HOME": str(_write_home(settings))}
+    return {**found, DATABASE: settings.database.url} if settings.database.url else found
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The instance that the UI shows, for runs inside this process."""
+    overrides: dict[str, Any] = {"compute_logs": NO_CAPTURE}
+    if settings.database.url:
+        overrides["storage"] = _storage(settings.database.url)
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(_write_home(settings)), overrides=overrides))
+
+
+def _write_home(settings: Settings) -> Path:
     home = settings.path("dagster")
     # Whole at every moment: other processes read it while runs of this state root open their instances.
     write_text(home / "dagster.yaml", yaml.safe_dump(instance_config(settings)))
     return home
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The instance that the UI shows, for runs inside this process."""
-    home = write_dagster_home(settings)
-    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": NO_CAPTURE}))
+def _storage(url: str | dict[str, str]) -> dict[str, Any]:
+    return {"postgres": {"postgres_url": url}}

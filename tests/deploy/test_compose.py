@@ -109,7 +109,7 @@ def test_the_settings_resolve(specification: dict[str, Any], monkeypatch: pytest
             monkeypatch.setenv(variable, str(value))
         settings = load_settings()
         assert settings.database.url == "postgresql+psycopg2://xdub:p1@postgres:5432/xdub"
-        assert instance_config(settings)["storage"] == {"postgres": {"postgres_url": settings.database.url}}
+        assert instance_config(settings)["storage"] == {"postgres": {"postgres_url": {"env": "XDUB_DATABASE__URL"}}}
         assert settings.processes.launcher == "local"
         assert settings.path("dagster") == Path("/state/dagster")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import yaml
 
-SHOW = [sys.executable, "-c", "import os; print(os.environ['DAGSTER_HOME'])"]
+from tests.postgres import postgres, postgres_server  # noqa: F401
+from xdub_platform.instance import open_instance
+from xdub_platform.settings import load_settings
+
+SHOW = [sys.executable, "-c", "import os; print(os.environ['DAGSTER_HOME'], os.environ['XDUB_DATABASE__URL'])"]
 
 
 def start(
@@ -30,13 +36,27 @@ def start(
 
 
 def test_it_writes_dagsters_home_and_becomes_the_command(deploy: Any, tmp_path: Path) -> None:
-    url = "postgresql://xdub:p1@postgres:5432/xdub"
-    done = start(deploy, SHOW, XDUB_STATE_ROOT=str(tmp_path), XDUB_DATABASE__URL=url)
+    url = "postgres://xdub:HUNTER2@postgres:5432/xdub"
+    done = start(deploy, SHOW, XDUB_STATE_ROOT=str(tmp_path), XDUB_DATABASE=json.dumps({"url": url}))
     assert done.returncode == 0, done.stderr
-    home = Path(done.stdout.strip())
-    assert home == tmp_path / "dagster"
-    written = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8"))
-    assert written["storage"] == {"postgres": {"postgres_url": url.replace("postgresql", "postgresql+psycopg2")}}
+    home, given = done.stdout.split()
+    assert home == str(tmp_path / "dagster")
+    assert given == url.replace("postgres:", "postgresql+psycopg2:", 1)
+    written = (tmp_path / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(written)["storage"] == {"postgres": {"postgres_url": {"env": "XDUB_DATABASE__URL"}}}
+    assert "HUNTER2" not in written
+
+
+def test_dagsters_own_commands_open_the_database_that_ours_do(
+    deploy: Any,
+    tmp_path: Path,
+    postgres: str,  # noqa: F811
+) -> None:
+    with open_instance(load_settings(state_root=tmp_path, database={"url": postgres})) as instance:
+        instance.add_run(dg.DagsterRun(job_name="job", run_id="ours"))
+    look = [sys.executable, "-c", "import dagster; print(dagster.DagsterInstance.get().get_runs()[0].run_id)"]
+    done = start(deploy, look, XDUB_STATE_ROOT=str(tmp_path), XDUB_DATABASE__URL=postgres)
+    assert done.stdout.strip() == "ours", done.stderr
 
 
 def test_a_wrong_setting_ends_in_one_line(deploy: Any, tmp_path: Path) -> None:
