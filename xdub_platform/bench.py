@@ -56,7 +56,7 @@ def run_bench(
         "scores": scores,
         "verdicts": verdicts(scores, "bench"),
         "without_rendered": _pooled([alone]),
-        "settings": settings.model_dump(mode="json", exclude={"state_root"}),
+        "settings": {name: value for name, value in settings.without_secrets().items() if name != "state_root"},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, result)

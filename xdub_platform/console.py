@@ -229,6 +229,6 @@ def show_scores(settings: Settings, page: Path) -> None:
         ("report", page),
         ("scores", path),
         ("data", settings.path("registry")),
-        ("MLflow", settings.mlflow_uri),
+        ("MLflow", settings.mlflow_shown),
     ):
         console.print(f"{name:7} {place}", highlight=False, soft_wrap=True)

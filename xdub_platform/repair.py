@@ -80,7 +80,7 @@ def _all(settings: Settings, platform: Platform) -> Iterator[Leftover]:
         yield from _runs(settings, platform)
     except Exception as error:  # a database that is away raises in many ways; the files can be looked at without
         told = f"its run records cannot be read: {' '.join(str(error).split())[:200]}"
-        yield Leftover("database", settings.database.url or "sqlite", told, None)
+        yield Leftover("database", "$XDUB_DATABASE__URL" if settings.database.url else "sqlite", told, None)
     yield from _scratch(settings, platform.store)
     yield from _registry(settings, platform.store)
     yield from _partial_files(settings)

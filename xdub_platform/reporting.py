@@ -214,9 +214,7 @@ def _facts(card: Mapping[str, Any]) -> dict[str, str]:
 
 def links(settings: Settings) -> tuple[Link, ...]:
     """Ways into the tools."""
-    docs = settings.path("docs")
-    # Everybody who may read the page sees it; an address of one's own may hold a password.
-    registry = "$XDUB_MLFLOW__TRACKING_URI" if settings.mlflow.tracking_uri else settings.mlflow_uri
+    docs, registry = settings.path("docs"), settings.mlflow_shown
     return (
         Link(title="Dagster", url="http://127.0.0.1:3000", note="start it with `make ui`"),
         Link(title="MLflow", url="http://127.0.0.1:5000", note=f"mlflow ui --backend-store-uri {registry}"),

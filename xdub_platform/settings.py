@@ -547,6 +547,11 @@ class Settings(BaseSettings):
         """MLflow's tracking address."""
         return self.mlflow.tracking_uri or f"sqlite:///{self.path('mlflow', 'mlflow.db')}"
 
+    @property
+    def mlflow_shown(self) -> str:
+        """The same as anybody may see it: an address of one's own may hold a password."""
+        return "$XDUB_MLFLOW__TRACKING_URI" if self.mlflow.tracking_uri else self.mlflow_uri
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Resolves the settings of this process.

@@ -216,6 +216,14 @@ def test_records_of_a_killed_run_end(killed: tuple[Settings, str]) -> None:
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
 
 
+@pytest.mark.slow
+def test_a_database_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
+    settings = load_settings(state_root=tmp_path, database={"url": "postgresql://xdub:HUNTER2@127.0.0.1:9/xdub"})
+    (away,) = [leftover for leftover in leftovers(settings) if leftover.kind == "database"]
+    assert away.what == "$XDUB_DATABASE__URL"
+    assert "HUNTER2" not in away.why
+
+
 def test_a_run_of_another_machine_is_left_alone(settings: Settings) -> None:
     lock = write(settings.path("work", "editor", "all.lock"))
     owner = Owner("editor", "run", pid=2**22 + 1, host="elsewhere")

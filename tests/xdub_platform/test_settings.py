@@ -10,6 +10,7 @@ import pytest
 from assets.training import ASSETS
 from model_code.config import BackbonesConfig
 from model_code.errors import InputError
+from xdub_platform.console import show_scores
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import PROFILES, load_settings, unknown_environment
 
@@ -80,6 +81,14 @@ def test_a_refusal_shows_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, v
     with pytest.raises(InputError, match=told) as refused:
         load_settings()
     assert "HUNTER2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_the_terminal_shows_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_settings(state_root=tmp_path, mlflow={"tracking_uri": "postgresql://xdub:HUNTER2@db/mlflow"})
+    show_scores(settings, tmp_path / "index.html")
+    shown = capsys.readouterr().out
+    assert "MLflow  $XDUB_MLFLOW__TRACKING_URI" in shown
+    assert "HUNTER2" not in shown
 
 
 def test_the_transformer_undoes_the_noise_that_it_is_shown() -> None:
