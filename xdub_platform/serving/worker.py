@@ -27,6 +27,7 @@ from model_code.lifetime import die_with_parent
 from xdub_platform.dubbing import RegisteredDubber
 from xdub_platform.logs import log_as_told
 from xdub_platform.platform import Platform, build_platform
+from xdub_platform.resources.mlflow import briefly
 from xdub_platform.serving.queue import Job, JobQueue, Order, State
 from xdub_platform.serving.store import PARTS, JobStore, media_limits
 from xdub_platform.settings import Settings
@@ -43,7 +44,7 @@ REPORT = 1.0
 GRACE = 20.0
 """A job that does not end this many seconds after it was told to takes its process with it."""
 RECHECK = 30.0
-"""Seconds until a version that was refused is looked at again."""
+"""Seconds until a version that was refused is looked at again, and a registry that did not answer is asked again."""
 
 log = logging.getLogger("xdub.worker")
 T = TypeVar("T")
@@ -65,11 +66,14 @@ class Champion:
     def __init__(self, platform: Platform, device: str, crew: Crew | None = None) -> None:
         self._platform, self._device, self._crew = platform, device, crew
         self._refused: tuple[str, float] | None = None
+        self._asks_from = -math.inf
         self.dubber: RegisteredDubber | None = None
         self.problem: str | None = "no model is loaded yet"
 
     def follow(self) -> RegisteredDubber | None:
         """Looks at the alias and loads what it names, if that is new and whole; returns what serves now."""
+        if self.dubber is not None and time.monotonic() < self._asks_from:
+            return self.dubber
         try:
             self._follow()
         except Exception as error:  # whatever a damaged model or an absent registry raises, the old one serves on
@@ -79,7 +83,12 @@ class Champion:
 
     def _follow(self) -> None:
         name = self._platform.settings.mlflow.model_name
-        found = self._platform.mlflow.model_version(name, "@champion")
+        try:
+            with briefly():
+                found = self._platform.mlflow.model_version(name, "@champion")
+        except Exception:
+            self._asks_from = time.monotonic() + RECHECK
+            raise
         if found is None:
             self.problem = f"the registry names no champion of {name}"
             return

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.xdub_platform.serving.tiny import write_speech
 from tests.xdub_platform.serving.world import Media, State, wait_for
 from xdub_platform.dubbing import RegisteredDubber, dub_with_registered
 from xdub_platform.platform import build_platform
+from xdub_platform.resources.mlflow import BRIEF
 from xdub_platform.serving import worker
 from xdub_platform.serving.queue import JobQueue, Limits
 from xdub_platform.serving.queue import State as JobState
@@ -107,6 +109,38 @@ def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> N
     ended = queue.get("anna", job_id)
     assert ended is not None
     assert (ended.state, ended.attempts) == (JobState.FAILED, 2)
+
+
+def test_a_registry_that_does_not_answer_holds_no_job_up(state: State, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Quiet."""
+
+    state.register()
+    dubber = RegisteredDubber(build_platform(state.settings), "@champion", "cpu")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Away) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        champion = worker.Champion(
+            build_platform(load_settings(state_root=tmp_path, mlflow={"tracking_uri": address})), "cpu"
+        )
+        champion.dubber = dubber
+        assert champion.follow() is dubber
+        assert len(asked) == 2
+        assert "503" in str(champion.problem)
+        assert champion.follow() is dubber
+        assert len(asked) == 2, "one look holds for a while"
+        champion._asks_from = 0.0
+        champion.follow()
+        assert len(asked) == 4
+        server.shutdown()
+    assert BRIEF.keys().isdisjoint(os.environ), "a model's files may take their time"
 
 
 @pytest.mark.slow
