@@ -184,7 +184,12 @@ def benchmark(
     heads_seed: Annotated[int | None, typer.Option(help="Draw fresh heads and sentences from this seed.")] = None,
     version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
     cases: Annotated[int | None, typer.Option(help="Number of clips.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for scores.json and cases/.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder for scores.json and cases/: a new or empty one, or an earlier benchmark's."
+        ),
+    ] = None,
     profile: Profile = None,
 ) -> None:
     """Score a registered model on held-out or freshly drawn heads."""

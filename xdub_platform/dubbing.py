@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from model_code.dubbing.sampling import Crew
     from model_code.dubbing.who import Progress
 
+BENCHMARK = "benchmark.json"
+"""In the folder of a benchmark's results: what was benchmarked. Without it the folder is somebody else's."""
+RESULTS = ("result.json", "scores.json", "records.jsonl", "rows", "cases", "cases.png")
+"""What a benchmark leaves there; the first says that the others are whole."""
+
 
 def registered(platform: Platform, version: str, into: Path | None = None) -> tuple[Path, str]:
     """Folder and version number of a registered dubber whose files are whole.
@@ -166,7 +171,18 @@ def dub_with_registered(
 def benchmark_registered(
     settings: Settings, heads_seed: int | None, version: str, cases: int | None, output: Path | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Scores a registered dubber; returns the folder of the results and the scores."""
+    """Scores a registered dubber; returns the folder of the results and the scores.
+
+    Args:
+        settings: Of the state root.
+        heads_seed: Draws fresh heads; None takes the held-out ones.
+        version: Number or ``@alias``.
+        cases: How many; None is the settings' number.
+        output: Folder for the results; None is one in the state root. Those of another benchmark make way there.
+
+    Raises:
+        InputError: The folder holds something else, there is no such version, or the benchmark failed.
+    """
     from assets.benchmark_scores import config as benchmark_config
 
     folder, number = registered(build_platform(settings), version)
@@ -184,13 +200,26 @@ def benchmark_registered(
         "processes": settings.processes.parallel_runs,
         "device": settings.processes.device,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.parent / f"{out.name}.config.json"
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != config:
-        shutil.rmtree(out, ignore_errors=True)
-    write_json(path, config)
+    path = _make_way(out, config)
     command = [sys.executable, "-m", "model_code.workers.benchmark", "--config", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings.processes.threads)}
     if subprocess.run(command, check=False, env=environment).returncode:
         raise InputError(f"the benchmark of version {number} failed", "see the lines above")
     return out, json.loads((out / "scores.json").read_text(encoding="utf-8"))
+
+
+def _make_way(out: Path, config: Mapping[str, Any]) -> Path:
+    """Readies a benchmark's folder: results of another config go, nothing else does; returns the config's file there.
+
+    Raises:
+        InputError: There is something that no benchmark made.
+    """
+    path = out / BENCHMARK
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != config:
+            for old in (out / name for name in RESULTS):
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"'{out}' is no benchmark's folder", "give -o a new or an empty one")
+    write_json(path, config)
+    return path

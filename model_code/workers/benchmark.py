@@ -98,7 +98,7 @@ def cases_of(config: CasesConfig, pool: Executor, progress: Progress) -> list[Ca
         config.media,
         base.load("landmarker"),
         (config.cache or config.work) / "cases" / place,
-        scratch=config.work / "footage",
+        scratch=config.output / ".footage",
         pool=pool,
         progress=lambda done, total: progress("cases", done, total, {}),
     )

@@ -472,7 +472,12 @@ def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None
             assert run.register(NAME, "model", alias="challenger") == version
     score(platform, 1, tmp_path, noise=0.4)
     assert promote(platform, 1).accepted
+    mine = tmp_path / "footage" / "anna.mp4"
+    mine.parent.mkdir()
+    mine.write_bytes(b"of the user, beside the benchmark's folder")
     folder, scores = benchmark_registered(settings, None, "2", None, tmp_path / "benchmark")
+    assert mine.is_file()
+    assert not list(folder.glob(".*"))
     benchmark = record_scores(platform, 2, benchmark_config(settings), folder)
     assert recorded_scores(platform, 1, benchmark) is None
     decision = promote(platform)

@@ -1,0 +1,59 @@
+"""The folder that `xdub benchmark -o` names: results of an earlier benchmark go, nothing else does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model_code.errors import InputError
+from tests.xdub_platform.planted import platform_on, register
+from xdub_platform.dubbing import BENCHMARK, benchmark_registered
+from xdub_platform.settings import Settings
+
+TOO_MANY = 10**6
+"""Cases that the corpus does not have: the worker ends before it renders any."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    platform = platform_on(tmp_path / "state")
+    register(platform, tmp_path / "models", "a", alias="champion")
+    return platform.settings
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with a config beside it"])
+def test_a_folder_that_no_benchmark_made_is_left_alone(settings: Settings, tmp_path: Path, beside: bool) -> None:
+    results = tmp_path / "docs" / "results"
+    (results / "cases").mkdir(parents=True)
+    (results / "demo.json").write_text("mine", encoding="utf-8")
+    (results / "cases" / "a.mp4").write_text("mine too", encoding="utf-8")
+    if beside:
+        (tmp_path / "docs" / "results.config.json").write_text("{}", encoding="utf-8")
+    before = contents(tmp_path / "docs")
+    with pytest.raises(InputError, match="no benchmark's folder"):
+        benchmark_registered(settings, None, "@champion", TOO_MANY, results)
+    with pytest.raises(InputError, match="no benchmark's folder"):
+        benchmark_registered(settings, None, "@champion", TOO_MANY, results / "demo.json")
+    assert contents(tmp_path / "docs") == before
+
+
+def test_an_earlier_benchmark_makes_way_and_what_lies_beside_it_stays(settings: Settings, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for name in ("result.json", "scores.json", "records.jsonl", "cases.png", "rows/base.json", "cases/a/dub.mp4"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("{}", encoding="utf-8")
+    (results / BENCHMARK).write_text('{"dubber": "another"}', encoding="utf-8")
+    (results / "notes.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="the benchmark of version 1 failed"):
+        benchmark_registered(settings, None, "@champion", TOO_MANY, results)
+    assert sorted(path.name for path in results.iterdir()) == [BENCHMARK, "notes.md"]
+    made = json.loads((results / BENCHMARK).read_text(encoding="utf-8"))
+    assert made["benchmark"]["cases"] == TOO_MANY
