@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.config import Config
 
 from xdub_platform.resources.store import DvcStore
 
@@ -73,3 +74,47 @@ def test_publishing_pushes_to_the_remote(tmp_path: Path) -> None:
     store.put("clips/s0", directory(tmp_path, "a", "one"))
     store.publish("v1", "first")
     assert sum(path.is_file() for path in remote.rglob("*")) == 2  # the file and the directory's listing
+
+
+def test_a_remote_that_is_set_later_or_changed_counts(tmp_path: Path) -> None:
+    root, first, second = str(tmp_path / "registry"), tmp_path / "first", tmp_path / "second"
+    DvcStore(root=root).put("clips/s0", directory(tmp_path, "a", "one"))
+    DvcStore(root=root, remote_url=str(first)).publish("v1", "to the first place")
+    assert sum(path.is_file() for path in first.rglob("*")) >= 2
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    store = DvcStore(root=root, remote_url=str(second), s3_endpoint="http://of.footage.in.a.bucket")
+    store.put("clips/s1", directory(tmp_path, "b", "two"))
+    store.publish("v2", "to the second place")
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert len(list(second.rglob("*.dir"))) == 2
+    s3 = DvcStore(root=root, remote_url="s3://xdub/registry", s3_endpoint="http://s3:8333")
+    s3.put("clips/s2", directory(tmp_path, "c", "three"))
+    config = Config(str(store.folder / ".dvc"))
+    assert config.read("repo")["remote"] == {"store": {"url": "s3://xdub/registry", "endpointurl": "http://s3:8333"}}
+    DvcStore(root=root).put("clips/s3", directory(tmp_path, "d", "four"))
+    assert config.read("repo")["remote"] == {}
+    assert "remote" not in config.read("repo")["core"]
+
+
+def test_settings_that_a_crash_left_unwritten_are_written(store: DvcStore, tmp_path: Path) -> None:
+    store.put("clips/s0", directory(tmp_path, "a", "one"))
+    config, ignored = store.folder / ".dvc" / "config", store.folder / ".gitignore"
+    whole = config.read_text(encoding="utf-8")
+    assert "reflink, hardlink, symlink" in whole
+    config.write_text("", encoding="utf-8")  # as DVC leaves it, before ours are written
+    ignored.unlink()
+    store.put("clips/s1", directory(tmp_path, "b", "two"))
+    assert config.read_text(encoding="utf-8") == whole
+    assert ".trash/" in ignored.read_text(encoding="utf-8").split()
+
+
+def test_what_others_write_into_the_settings_stays(store: DvcStore, tmp_path: Path) -> None:
+    store.put("clips/s0", directory(tmp_path, "a", "one"))
+    places = [store.folder / ".dvc" / "config", store.folder / ".gitignore"]
+    with Config(str(store.folder / ".dvc")).edit() as config:
+        config["cache"]["slow_link_warning"] = False
+        config["remote"]["mine"] = {"url": "s3://mine"}
+    places[1].write_text("notes.md\n.trash/\n*.part\n", encoding="utf-8")
+    before = [(path.read_text(encoding="utf-8"), path.stat().st_mtime_ns) for path in places]
+    store.put("clips/s1", directory(tmp_path, "b", "two"))
+    assert [(path.read_text(encoding="utf-8"), path.stat().st_mtime_ns) for path in places] == before

@@ -14,7 +14,7 @@ import logging
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,17 @@ from typing import Any, Literal
 import dagster as dg
 import yaml
 
-from model_code.files import write_json
+from model_code.files import write_json, write_text
 from xdub_platform.locks import held
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "replacing.json"
 """In the folder of what a replacement puts aside: what was to be replaced by what."""
+IGNORED = (".trash/", "*.part")
+"""What git must not see."""
+REMOTE = "store"
+"""DVC's name for the remote."""
 GIT_IDENTITY = ("-c", "user.name=xdub", "-c", "user.email=xdub@localhost")
 
 
@@ -216,31 +220,46 @@ class DvcStore(dg.ConfigurableResource):
             yield
 
     def _ensure(self) -> None:
-        """Creates the repository at first use."""
-        if (self.folder / ".dvc" / "config").is_file():
-            return
+        """Creates the repository at first use; what it is told is ours every time, since settings change."""
+        from dvc.config import Config
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its advice on git is for people at a shell
-        if not (self.folder / ".git").is_dir():
+        home = self.folder / ".dvc"
+        if not (home / Config.CONFIG).is_file():
             self._git("init", "--quiet", "--initial-branch=main")
-        repo = Repo.init(str(self.folder), force=True)
-        try:
-            with repo.config.edit() as config:
-                config["cache"]["type"] = ["reflink", "hardlink", "symlink"]
-                config["core"]["analytics"] = False
-                config["core"]["autostage"] = False
-                config["core"]["check_update"] = False
-                config["core"]["site_cache_dir"] = str(self.folder / ".dvc" / "site")
-                if self.remote_url:
-                    remote = {"url": self.remote_url}
-                    if self.s3_endpoint:
-                        remote["endpointurl"] = self.s3_endpoint
-                    config["remote"]["store"] = remote
-                    config["core"]["remote"] = "store"
-        finally:
-            repo.close()
-        (self.folder / ".gitignore").write_text(".trash/\n*.part\n", encoding="utf-8")
+            Repo.init(str(self.folder), force=True).close()
+        config = Config(str(home), validate=False)
+        for level, ours in self._config().items():
+            known = config.read(level)
+            wanted = {section: _changed(known.get(section, {}), values) for section, values in ours.items()}
+            if any(wanted[section] != known.get(section, {}) for section in wanted):
+                with config.edit(level) as edited:
+                    edited.update(wanted)
+        ignored = self.folder / ".gitignore"
+        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+        if not set(IGNORED) <= set(lines):
+            write_text(ignored, "\n".join([*dict.fromkeys([*lines, *IGNORED]), ""]))
+
+    def _config(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """DVC's settings by level, as its files spell them; None takes one away. Only `repo` is committed."""
+        remote = {"url": self.remote_url}
+        if self.s3_endpoint and self.remote_url.startswith("s3://"):
+            remote["endpointurl"] = self.s3_endpoint
+        return {
+            "repo": {
+                "cache": {"type": ["reflink", "hardlink", "symlink"]},
+                "core": {
+                    "analytics": "false",
+                    "autostage": "false",
+                    "check_update": "false",
+                    "site_cache_dir": None,  # once committed, though it is a machine's own
+                    "remote": REMOTE if self.remote_url else None,
+                },
+                "remote": {REMOTE: remote if self.remote_url else None},
+            },
+            "local": {"core": {"site_cache_dir": str(self.folder / ".dvc" / "tmp" / "site")}},
+        }
 
     def _add(self, target: Path) -> None:
         from dvc.repo import Repo
@@ -265,3 +284,8 @@ class DvcStore(dg.ConfigurableResource):
 def _sizes(folder: Path) -> dict[str, int]:
     """Every file's size by its path."""
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _changed(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a section with these values; None takes one away."""
+    return {name: value for name, value in {**known, **values}.items() if value is not None}
