@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dvc.config import Config
+from dvc_data.hashfile.build import IgnoreInCollectedDirError
 
 from xdub_platform.resources.store import DvcStore
 
@@ -21,6 +22,10 @@ def directory(tmp_path: Path, name: str, text: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "data.txt").write_text(text, encoding="utf-8")
     return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def test_version_is_the_hash_of_the_bytes(store: DvcStore, tmp_path: Path) -> None:
@@ -61,11 +66,25 @@ def test_publishing_commits_and_tags_in_the_registry(store: DvcStore, tmp_path: 
     commit = store.publish("2026-01", "January's clips")
     again = store.publish("2026-01b", "the same")
     assert commit == again
-    listed = subprocess.run(["git", "ls-files"], cwd=store.folder, capture_output=True, text=True, check=True).stdout
-    assert "data/clips/s0.dvc" in listed.split()
-    assert not any(line.endswith("data.txt") for line in listed.split())
-    tags = subprocess.run(["git", "tag"], cwd=store.folder, capture_output=True, text=True, check=True).stdout
-    assert tags.split() == ["2026-01", "2026-01b"]
+    listed = git(store.folder, "ls-files").split()
+    assert "data/clips/s0.dvc" in listed
+    assert not any(line.endswith("data.txt") for line in listed)
+    assert git(store.folder, "tag").split() == ["2026-01", "2026-01b"]
+
+
+def test_publishing_after_a_replacement_was_cut_short_publishes_what_was_committed(
+    store: DvcStore, tmp_path: Path
+) -> None:
+    store.put("clips/s0", directory(tmp_path, "a", "one"))
+    bad = directory(tmp_path, "b", "two")
+    (bad / ".dvcignore").write_text("data.txt", encoding="utf-8")
+    with pytest.raises(IgnoreInCollectedDirError):  # DVC refuses such a folder: the pointer is aside by then
+        store.put("clips/s0", bad)
+    assert store.get("clips/s0") is None
+    store.publish("v1", "the version before")
+    assert "data/clips/s0.dvc" in git(store.folder, "ls-tree", "-r", "--name-only", "v1").split()
+    assert store.get("clips/s0") is not None
+    assert (store.path("clips/s0") / "data.txt").read_text(encoding="utf-8") == "one"
 
 
 def test_publishing_pushes_to_the_remote(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ class DvcStore(dg.ConfigurableResource):
         """Commits every pointer and record in the registry's git and tags it; returns the commit."""
         with self.locked():
             self._ensure()
+            self.undo()
             self._git("add", "--all", ".")
             if self._git("status", "--porcelain"):
                 self._git(*GIT_IDENTITY, "commit", "--quiet", "--message", message)
