@@ -3,6 +3,7 @@
 import dagster as dg
 
 from xdub_platform.chain import ACT, KIND_TAG
+from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.platform import Platform
 
 
@@ -16,7 +17,8 @@ class PublishConfig(dg.Config):
 @dg.op
 def publish_registry(context: dg.OpExecutionContext, config: PublishConfig, platform: Platform) -> str:
     """Commits and tags every dataset, model and gate verdict that the registry holds now; pushes to a remote."""
-    commit = platform.store.publish(config.tag, config.message or f"Published as {config.tag}")
+    with input_error_fails_the_run():
+        commit = platform.store.publish(config.tag, config.message or f"Published as {config.tag}")
     context.log.info(f"published as {config.tag}: commit {commit}")
     context.add_output_metadata({"tag": config.tag, "commit": commit})
     return commit

@@ -9,6 +9,7 @@ import pytest
 from dvc.config import Config
 from dvc_data.hashfile.build import IgnoreInCollectedDirError
 
+from model_code.errors import InputError
 from xdub_platform.resources.store import DvcStore
 
 
@@ -85,6 +86,20 @@ def test_publishing_after_a_replacement_was_cut_short_publishes_what_was_committ
     assert "data/clips/s0.dvc" in git(store.folder, "ls-tree", "-r", "--name-only", "v1").split()
     assert store.get("clips/s0") is not None
     assert (store.path("clips/s0") / "data.txt").read_text(encoding="utf-8") == "one"
+
+
+def test_a_tag_stays_what_it_names(store: DvcStore, tmp_path: Path) -> None:
+    store.put("clips/s0", directory(tmp_path, "a", "one"))
+    first = store.publish("v1", "first")
+    assert store.publish("v1", "the same again") == first
+    store.put("clips/s0", directory(tmp_path, "b", "two"))
+    with pytest.raises(InputError, match="the tag 'v1' names an earlier publication"):
+        store.publish("v1", "something else")
+    assert git(store.folder, "rev-parse", "v1^{commit}", "HEAD").split() == [first, first]
+    second = store.publish("v2", "second")
+    with pytest.raises(InputError, match="the tag 'v1'"):
+        store.publish("v1", "no longer what is there")
+    assert git(store.folder, "rev-parse", "v1^{commit}", "v2^{commit}").split() == [first, second]
 
 
 def test_publishing_pushes_to_the_remote(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import dagster as dg
 import yaml
 
+from model_code.errors import InputError
 from model_code.files import write_json, write_text
 from xdub_platform.locks import held
 
@@ -194,14 +195,25 @@ class DvcStore(dg.ConfigurableResource):
         log.warning("%s: its replacement was cut short; what was there before is back", plan["name"])
 
     def publish(self, tag: str, message: str) -> str:
-        """Commits every pointer and record in the registry's git and tags it; returns the commit."""
+        """Commits every pointer and record in the registry's git and tags it; returns the commit.
+
+        The same tag again goes on where a publication broke off, as long as nothing has changed since.
+
+        Raises:
+            InputError: The tag names something else.
+        """
         with self.locked():
             self._ensure()
             self.undo()
             self._git("add", "--all", ".")
-            if self._git("status", "--porcelain"):
+            changed = bool(self._git("status", "--porcelain"))
+            taken = tag in self._git("tag").split()
+            if taken and (changed or tag not in self._git("tag", "--points-at", "HEAD").split()):
+                raise InputError(f"the tag '{tag}' names an earlier publication", "choose another")
+            if changed:
                 self._git(*GIT_IDENTITY, "commit", "--quiet", "--message", message)
-            self._git(*GIT_IDENTITY, "tag", "--force", "--annotate", tag, "--message", message)
+            if not taken:
+                self._git(*GIT_IDENTITY, "tag", "--annotate", tag, "--message", message)
             if self.remote_url:
                 self._push()
             return self._git("rev-parse", "HEAD")
