@@ -20,6 +20,10 @@ from model_code.errors import InputError
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,wav,w64,flac,mp3,aac,aiff,caf,amr,ac3"
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
 
+#: Lowest and highest rate of sound in Hz. Samples that stand for more time than those of any recording would make
+#: hours of sound out of a few bytes.
+SAMPLE_RATES = (4_000, 384_000)
+
 Source = str | Path | bytes
 
 
@@ -103,7 +107,7 @@ def check_limits(container: InputContainer, name: str, config: MediaConfig) -> M
     """Reads the header of an open file and holds it against the limits.
 
     Raises:
-        InputError: If a side, the duration or the number of frames exceeds the limits.
+        InputError: If a side, the duration, the number of frames or the rate of the sound exceeds the limits.
     """
     duration = _duration(container)
     if duration is not None and duration > config.max_seconds:
@@ -130,7 +134,16 @@ def check_limits(container: InputContainer, name: str, config: MediaConfig) -> M
             raise InputError(
                 f"{name} has {stream.frames} frames, more than {max_frames(config)}", "lower its frame rate"
             )
+    if has_audio and (rate := container.streams.audio[0].codec_context.sample_rate):
+        check_sample_rate(rate, name)
     return MediaInfo(name, duration, width, height, fps, has_video, has_audio)
+
+
+def check_sample_rate(rate: int, name: str) -> None:
+    """Raises `InputError` for sound of a rate outside `SAMPLE_RATES`."""
+    low, high = SAMPLE_RATES
+    if not low <= rate <= high:
+        raise InputError(f"{name} has sound of {rate} Hz, not of {low} to {high} Hz", "export its sound at 48000 Hz")
 
 
 def max_frames(config: MediaConfig) -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from model_code.config import MediaConfig
 from model_code.errors import InputError
 from model_code.files import unfinished
-from model_code.media.probe import Source, check_limits, max_frames, open_media, source_name
+from model_code.media.probe import Source, check_limits, check_sample_rate, max_frames, open_media, source_name
 from model_code.media.yuv import YuvFrame, from_av
 
 U8 = NDArray[np.uint8]
@@ -318,27 +318,23 @@ def _decode_audio(container: InputContainer, name: str, config: MediaConfig, sta
     stream.codec_context.thread_count = 1
     first: float | None = None
     late: int | None = None  # samples by which the sound begins after `start`; below 0: so many are left out
-    total = 0
-    for moment, chunk in _resampled(container, stream, config):
+    for moment, chunk in _resampled(container, stream, name, config):
         first = moment if first is None else first
         if late is None:
             late = round(((first or 0.0) - start) * config.sample_rate) if start is not None else 0
             late = min(late, round(config.max_seconds * config.sample_rate))
             if late > 0:
                 yield np.zeros(late, np.float32)
-        total += len(chunk)
-        if total > config.max_seconds * config.sample_rate:
-            raise InputError(f"{name} has more than {config.max_seconds:.0f} s of sound", "cut it into shorter files")
         skipped = min(len(chunk), max(0, -late))
         late += skipped
         yield np.clip(chunk[skipped:], -1, 1)
 
 
 def _resampled(
-    container: InputContainer, stream: av.AudioStream, config: MediaConfig
+    container: InputContainer, stream: av.AudioStream, name: str, config: MediaConfig
 ) -> Iterator[tuple[float | None, F32]]:
     """Chunks of a sound stream at the wanted rate, each with the time of the frame that it came with."""
-    for _, frames in groupby(_decoded_sound(container, stream), _setup):
+    for _, frames in groupby(_decoded_sound(container, stream, name, config), _setup):
         resampler = av.AudioResampler(format="flt", layout="mono", rate=config.sample_rate)  # takes one setup alone
         for frame in frames:
             for part in resampler.resample(frame):
@@ -347,12 +343,24 @@ def _resampled(
             yield frame.time, part.to_ndarray().reshape(-1).astype(np.float32)
 
 
-def _decoded_sound(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+def _decoded_sound(
+    container: InputContainer, stream: av.AudioStream, name: str, config: MediaConfig
+) -> Iterator[av.AudioFrame]:
+    """Frames within the limits: headers may lie, and a frame that stands for hours may be small until resampled."""
+    length = 0.0
     for packet in container.demux(stream):
         try:
-            yield from packet.decode()
+            decoded = packet.decode()
         except av.FFmpegError:
             continue
+        for frame in decoded:
+            check_sample_rate(frame.sample_rate, name)
+            length += frame.samples * config.sample_rate / frame.sample_rate
+            if round(length) > config.max_seconds * config.sample_rate:
+                raise InputError(
+                    f"{name} has more than {config.max_seconds:.0f} s of sound", "cut it into shorter files"
+                )
+            yield frame
 
 
 def _setup(frame: av.AudioFrame) -> tuple[str, str, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import imageio_ffmpeg
 import numpy as np
@@ -339,6 +342,81 @@ def _wav(path: Path, seconds: float) -> Path:
 
     path.write_bytes(wav_bytes(_tone(seconds)))
     return path
+
+
+def _blocks(path: Path, codec: str, rate: int, *blocks: bytes, header: bytes | None = None) -> Path:
+    """A Matroska file of these blocks of sound, each of which claims to last a quarter of a second."""
+    with av.open(str(path), "w", format="matroska") as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream.codec_context.extradata = header
+        for number, block in enumerate(blocks):
+            packet = av.Packet(block)
+            packet.stream, packet.time_base, packet.duration = stream, Fraction(1, 4), 1
+            packet.pts = packet.dts = number
+            out.mux(packet)
+    return path
+
+
+def _flat_flac(rate: int, samples: int) -> bytes:
+    """A frame of so many zeros, in 14 bytes."""
+
+    def remainder(data: bytes, polynomial: int, width: int) -> bytes:
+        value = 0
+        for byte in data:
+            value ^= byte << (width - 8)
+            for _ in range(8):
+                value = value << 1 ^ (polynomial if value >> (width - 1) else 0)
+        return value.to_bytes(width // 8, "big")
+
+    frame = b"\xff\xf8\x7d\x08\x00" + (samples - 1).to_bytes(2, "big") + rate.to_bytes(2, "big")
+    frame += remainder(frame, 0x107, 8) + bytes(3)
+    return frame + remainder(frame, 0x18005, 16)
+
+
+def test_few_bytes_become_no_hours_of_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample at 1 Hz is 16,000 at the chain's rate: what lasts too long is turned away before it is resampled."""
+    slow = _blocks(tmp_path / "slow.mkv", "pcm_s16le", 1, bytes(8_000))
+    long = _blocks(tmp_path / "long.mkv", "pcm_s16le", 4_000, bytes(24_000))
+    honest = b"\x10\x00\xff\xff" + bytes(6) + (48_000 << 44 | 15 << 36).to_bytes(8, "big") + bytes(16)
+    frames = (_flat_flac(48_000, 16), _flat_flac(1, 4_000))
+    later = _blocks(tmp_path / "later.mkv", "flac", 48_000, *frames, header=honest)
+    assert slow.stat().st_size < 10_000
+    assert later.stat().st_size < 2_000
+    with pytest.raises(InputError, match="sound of 1 Hz"):
+        probe(slow)
+    assert probe(later).has_audio
+    real = av.AudioResampler
+
+    class Resampler:
+        def __init__(self, **options: object) -> None:
+            self.real = real(**options)  # type: ignore[arg-type]
+
+        def resample(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+            assert frame is None or frame.samples <= frame.sample_rate
+            return self.real.resample(frame)
+
+    monkeypatch.setattr(av, "AudioResampler", Resampler)
+    for path, told in ((slow, "sound of 1 Hz"), (later, "sound of 1 Hz"), (long, "more than 1 s of sound")):
+        with pytest.raises(InputError, match=told):
+            read_audio(path, MediaConfig(max_seconds=1.0))
+
+
+@pytest.mark.parametrize("rate", [4_000, 5_512, 11_025, 22_255, 37_800, 96_000, 352_800])
+def test_sound_of_unusual_rates(rate: int, tmp_path: Path) -> None:
+    source = f"sine=frequency=440:sample_rate={rate}:duration=1"
+    _ffmpeg("-f", "lavfi", "-i", source, tmp_path / "tone.wav")
+    audio = read_audio(tmp_path / "tone.wav")
+    assert abs(len(audio) - 16_000) < 20
+    assert np.argmax(np.abs(np.fft.rfft(audio, 16_000))) == 440
+
+
+def test_a_container_that_is_wrong_about_its_sounds_rate(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.mkv"
+    _ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=1", "-c:a", "aac", path)
+    right = struct.pack(">d", 48_000.0)
+    assert path.read_bytes().count(right) == 1
+    path.write_bytes(path.read_bytes().replace(right, struct.pack(">d", 1.0)))
+    assert abs(len(read_audio(path)) - 16_000) < 400
 
 
 def test_frames_can_be_read_again(clip: Path) -> None:
