@@ -217,7 +217,7 @@ def objections(settings: PromotionSettings, table: Sequence[dict[str, Any]], min
 def gain_interval(measure: str, mine: Scored, theirs: Scored) -> tuple[float, float] | None:
     """95 % interval of the gain in a measure when the cases, the same for both, are drawn again.
 
-    None where a model has no scores of single cases, or the measure none that add up.
+    None where a model has no scores of single cases, the measure none that add up, or the cases too few heads.
     """
     from model_code.metrics.scores import BARS, CaseRecord, row_measures
     from model_code.seeding import rng_for
@@ -230,9 +230,11 @@ def gain_interval(measure: str, mine: Scored, theirs: Scored) -> tuple[float, fl
         records = [CaseRecord.model_validate(record) for record in scored["records"]]
         both.append(row_measures(records, scored["scores"]["final"]).get(measure))
     challenger, champion = both
-    if challenger is None or champion is None or len(challenger.per_case) < 2:
+    if challenger is None or champion is None:
         return None
     gain = challenger.minus(champion, rng_for("promotion", mine.benchmark, measure))
+    if gain.low is None or gain.high is None:
+        return None
     return (-gain.high, -gain.low) if sense == "low" else (gain.low, gain.high)
 
 

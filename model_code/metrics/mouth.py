@@ -9,21 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 CURVES = ("opening", "width", "pucker")
+MIN_CLIPS = 5
+"""Fewer give no interval: drawn again they hardly differ, one alone never."""
+MIN_KNOWN = 0.99
+"""Smallest share of draws with a value that gives one: in fewer, less than about `MIN_CLIPS` clips have what counts."""
+
+
+class EstimateValues(TypedDict):
+    """An `Estimate` in JSON."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the interval that a bootstrap over clips gives."""
+    """A value with the interval that a bootstrap over clips gives; None where there are too few."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> EstimateValues:
         """Plain numbers for JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
@@ -100,6 +113,9 @@ def bootstrap(
         level: Coverage of the interval.
         of_pairs: `per_clip` is (clips, clips, ...), a contribution for each pair: drawing a clip draws its row and its
             column.
+
+    Returns:
+        The value and, from `MIN_CLIPS` clips and `MIN_KNOWN` draws with a value on, its interval.
     """
     clips = len(per_clip)
     counts = np.concatenate([np.ones((1, clips)), rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)])
@@ -108,13 +124,16 @@ def bootstrap(
     else:
         values = statistic(np.einsum("di,i...->d...", counts, per_clip, optimize=True))
     known = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
+    if clips < MIN_CLIPS or known.size < MIN_KNOWN * draws:
+        return Estimate(float(values[0]), None, None)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values[0]), float(low), float(high))
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """Statistic of a mean: sums (..., 2) of values and counts -> (...)."""
-    mean: np.ndarray = sums[..., 0] / np.maximum(sums[..., 1], 1)
+    """Statistic of a mean: sums (..., 2) of values and counts -> (...); NaN of nothing."""
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = sums[..., 0] / sums[..., 1]
     return mean
 
 

@@ -20,6 +20,7 @@ from model_code.metrics.image import frechet
 from model_code.metrics.mouth import (
     CURVES,
     Estimate,
+    EstimateValues,
     bootstrap,
     correlation,
     partial_correlation,
@@ -85,7 +86,7 @@ class Measure:
     of_pairs: bool = False
 
     def estimate(self, rng: np.random.Generator, draws: int = 1000) -> Estimate:
-        """Value and 95 % interval."""
+        """Value and, where there are enough to draw from, 95 % interval."""
         return bootstrap(self.per_case, self.statistic, rng=rng, draws=draws, of_pairs=self.of_pairs)
 
     def by(self, groups: Sequence[str]) -> Measure:
@@ -252,8 +253,8 @@ def summarise(
         seed: Of the bootstrap.
 
     Returns:
-        ``{"cases", "final", "rows": {row: {measure: {value, low, high}}}, "conditions": {label: {"cases", ...}},
-        "differences": {"a - b": {...}}}``.
+        ``{"cases", "final", "rows": {row: {measure: {value, low, high}}}, "conditions": {label: {"cases", "heads",
+        ...}}, "differences": {"a - b": {...}}}``; low and high are None where too few heads have a value.
     """
     rows = list(records[0].rows)
     measures = {row: row_measures(records, row) for row in rows}
@@ -273,6 +274,7 @@ def summarise(
         table = row_measures(chosen, final)
         result["conditions"][label] = {
             "cases": len(chosen),
+            "heads": len({record.head for record in chosen}),
             **_known({name: measure.estimate(rng(label, name)) for name, measure in table.items()}),
         }
     result["differences"] = {
@@ -289,7 +291,7 @@ def summarise(
     return result
 
 
-def _known(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+def _known(estimates: dict[str, Estimate]) -> dict[str, EstimateValues]:
     """Estimates as JSON, without those that have no value (a mouth that never moves correlates with nothing)."""
     return {name: estimate.as_dict() for name, estimate in estimates.items() if np.isfinite(estimate.value)}
 

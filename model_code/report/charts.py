@@ -8,6 +8,8 @@ from html import escape
 
 import numpy as np
 
+from model_code.metrics.mouth import EstimateValues
+
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 26
 Series = tuple[Sequence[float], Sequence[float]]
@@ -133,10 +135,10 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
     return _svg(frame, "".join(bars), label)
 
 
-def interval_chart(rows: Mapping[str, Mapping[str, float]], label: str) -> str:
-    """Values with their intervals, one a line, on a common axis with zero marked."""
+def interval_chart(rows: Mapping[str, EstimateValues], label: str) -> str:
+    """Values with their intervals if they have any, one a line, on a common axis with zero marked."""
     height = TOP + BOTTOM + 40 * len(rows)
-    ends = [value for row in rows.values() for value in (row["low"], row["high"], 0.0)]
+    ends = [end for row in rows.values() for end in (row["value"], row["low"], row["high"], 0.0) if end is not None]
     frame = _Frame(_range(ends), (0, 1), 640, height)
     left, parts = 270, []
 
@@ -154,7 +156,9 @@ def interval_chart(rows: Mapping[str, Mapping[str, float]], label: str) -> str:
     for index, (name, row) in enumerate(rows.items()):
         y = TOP + 20 + 40 * index
         parts.append(f'<text class="name" x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<line class="whisker" x1="{px(row["low"]):.1f}" x2="{px(row["high"]):.1f}" y1="{y}" y2="{y}"/>')
+        low, high = row["low"], row["high"]
+        if low is not None and high is not None:
+            parts.append(f'<line class="whisker" x1="{px(low):.1f}" x2="{px(high):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{px(row["value"]):.1f}" cy="{y}" r="4"/>')
     box = f"0 0 {frame.width} {height}"
     return f'<svg class="chart wide" viewBox="{box}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

@@ -19,6 +19,7 @@ import model_code.config as config_module
 from model_code.config import Config
 from model_code.errors import InputError
 from model_code.media.video import read_video
+from model_code.metrics.mouth import EstimateValues
 from model_code.metrics.scores import BARS, COPY, EXACT, Bar
 from model_code.report import charts
 from model_code.report.data import Curve, ReportData, Stage
@@ -155,13 +156,14 @@ def _bar(measure: str) -> Bar:
     return next(bar for bar in BARS if bar.measure == measure)
 
 
-def _cell(bar: Bar, estimate: dict[str, float] | None) -> dict[str, str] | None:
+def _cell(bar: Bar, estimate: EstimateValues | None) -> dict[str, str] | None:
     if estimate is None:
         return None
     value, low, high = (
-        f"{_rounded(bar, estimate[name]):.{_digits(bar)}f}".replace("-", "\u2212") for name in ("value", "low", "high")
+        "" if number is None else f"{_rounded(bar, number):.{_digits(bar)}f}".replace("-", "\u2212")
+        for number in (estimate["value"], estimate["low"], estimate["high"])
     )
-    return {"value": value, "interval": f"{low} to {high}"}
+    return {"value": value, "interval": f"{low} to {high}" if low else "–"}
 
 
 def _table(data: ReportData, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -206,6 +208,7 @@ def _conditions(data: ReportData) -> dict[str, Any]:
             {
                 "title": label,
                 "cases": row.get("cases", 0),
+                "heads": row.get("heads"),
                 "cells": [_cell(_bar(name), row.get(name)) for name in shown],
             }
             for label, row in ((label, conditions.get(label, {})) for label in titles)
@@ -235,7 +238,10 @@ def _rounded(bar: Bar, value: float) -> float:
     return round(value, _digits(bar)) + 0.0
 
 
-def _better(bar: Bar, estimate: dict[str, float]) -> str:
+def _better(bar: Bar, estimate: EstimateValues) -> str | None:
+    """What the interval says; None where there is none."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return None
     low, high = _rounded(bar, estimate["low"]), _rounded(bar, estimate["high"])
     if bar.sense == "low":
         low, high = -high, -low

@@ -124,9 +124,33 @@ def test_bootstrap_repeats_and_does_not_move_for_equal_clips() -> None:
 
     first = bootstrap(per_clip, opening, rng=np.random.default_rng(1))
     assert first == bootstrap(per_clip, opening, rng=np.random.default_rng(1))
+    assert first.low is not None
+    assert first.high is not None
     assert first.low <= first.value <= first.high
     equal = bootstrap(np.repeat(per_clip[:1], 5, 0), opening, rng=np.random.default_rng(1))
     assert equal.low == pytest.approx(equal.high)
+
+
+@pytest.mark.parametrize("of_pairs", [False, True])
+@pytest.mark.parametrize(("clips", "told"), [(1, False), (4, False), (5, True)])
+def test_few_clips_give_no_interval(clips: int, told: bool, of_pairs: bool) -> None:
+    values = np.random.default_rng(12).uniform(1, 2, (clips, clips, 2) if of_pairs else (clips, 2))
+    found = bootstrap(values, ratio, rng=np.random.default_rng(0), of_pairs=of_pairs)
+    assert np.isfinite(found.value)
+    assert (found.low is not None, found.high is not None) == (told, told)
+
+
+@pytest.mark.parametrize(("known", "told"), [(1, False), (2, False), (6, True), (8, True)])
+def test_few_clips_that_count_give_no_interval(known: int, told: bool) -> None:
+    """Draws without any of them have no value: neither the mean of nothing nor the correlation of still mouths."""
+    counts = (np.arange(8) < known).astype(float)
+    mean = bootstrap(np.stack([3 * counts, counts], 1), ratio, rng=np.random.default_rng(0))
+    outputs = [curves * moves for curves, moves in zip(_signals(8, 50, 13), counts, strict=True)]
+    per_clip = sum_moments(outputs, _signals(8, 50, 14))
+    moving = bootstrap(per_clip, lambda sums: correlation(sums)[:, 0], rng=np.random.default_rng(0))
+    assert mean.value == 3
+    for found in (mean, moving):
+        assert (found.low is not None, found.high is not None) == (told, told)
 
 
 def test_silence_share() -> None:

@@ -88,6 +88,23 @@ def test_conditions_hold_their_own_cases() -> None:
     }
 
 
+def test_few_heads_have_values_without_intervals() -> None:
+    """Heads count, not cases: those of one head alone are drawn again as they are."""
+    again = [record.model_copy(update={"case_id": f"{record.case_id}_1"}) for record in _records(8)]
+    scores = summarise([*_records(8), *again], final="editor")
+    assert {label: (row["cases"], row["heads"]) for label, row in scores["conditions"].items()} == {
+        "natural": (6, 3),
+        "nonhuman": (4, 2),
+        "occluded": (4, 2),
+        "stylised": (6, 3),
+    }
+    assert scores["conditions"]["natural"]["lip_gain"] == {"value": 5.0, "low": None, "high": None}
+    assert scores["rows"]["editor"]["lip_gain"] == {"value": 5.0, "low": 5.0, "high": 5.0}
+    few = summarise(_records(4), final="editor")
+    assert few["rows"]["editor"]["opening"]["low"] is None
+    assert few["differences"]["editor - generator"]["opening"]["high"] is None
+
+
 def test_a_difference_has_a_narrower_interval_than_its_parts_would_give() -> None:
     """Cases are drawn for both rows together: what makes a case hard for both says nothing of their difference."""
     records = _records()

@@ -36,7 +36,7 @@ def _data(**more: object) -> ReportData:
             "cases": 8,
             "final": "texture",
             "rows": {"copy": row, "generator": row, "texture": row},
-            "conditions": {"changing_light": {"cases": 2, **row}},
+            "conditions": {"changing_light": {"cases": 2, "heads": 1, **row}},
             "differences": {"texture - generator": row},
         },
         "curves": [Curve(stage="editor", name="flow", steps=[0, 1, 2], values=[3.0, 2.0, 1.5])],
@@ -99,11 +99,27 @@ def test_videos_lie_beside_the_page_and_their_faces_in_it(tmp_path: Path) -> Non
 def test_every_condition_has_its_row(tmp_path: Path) -> None:
     html = write_report(_data(), tmp_path).read_text(encoding="utf-8")
     table = html.split("By condition")[1].split("</table>")[0]
-    rows = re.findall(r'<th scope="row">([\w ]+) <small>(\d) cases?</small>', table)
+    rows = re.findall(r'<th scope="row">([\w ]+) <small>([^<]+)</small>', table)
     assert rows == [
-        ("natural", "0"), ("stylised", "0"), ("nonhuman", "0"), ("occluded", "0"), ("changing light", "2"),
-        ("profile", "0"),
+        ("natural", "0 cases"), ("stylised", "0 cases"), ("nonhuman", "0 cases"), ("occluded", "0 cases"),
+        ("changing light", "2 cases, 1 head"), ("profile", "0 cases"),
     ]  # fmt: skip
+
+
+def test_a_value_without_an_interval_shows_a_dash(tmp_path: Path) -> None:
+    alone = {"value": 0.8, "low": None, "high": None}
+    scores = {
+        "final": "texture",
+        "rows": {"texture": {"opening": alone}},
+        "conditions": {"profile": {"cases": 1, "heads": 1, "opening": alone}},
+        "differences": {"texture - lip": {"opening": alone, "width": _estimate(0.5)}},
+    }
+    html = write_report(_data(scores=scores), tmp_path).read_text(encoding="utf-8")
+    assert html.count("<b>0.800</b><small>–</small>") == 4
+    opening, width = re.findall(r'<td class="([^"]*)">(better|worse|even|–)</td>', html)
+    assert opening == ("none", "–")
+    assert width == ("better", "better")
+    assert (html.count('class="dot"'), html.count('class="whisker"')) == (2, 1)
 
 
 def test_a_deviation_says_what_it_does_or_that_nobody_measured_it(

@@ -24,7 +24,7 @@ from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.postgres import postgres, postgres_server  # noqa: F401
 from tests.tiny import TINY_TRANSFORMER
-from tests.xdub_platform.planted import platform_on, register, score
+from tests.xdub_platform.planted import planted_records, platform_on, register, score
 from xdub_platform.cli import app
 from xdub_platform.dubbing import benchmark_registered
 from xdub_platform.integrity import whole
@@ -32,6 +32,7 @@ from xdub_platform.platform import Platform
 from xdub_platform.promotion import (
     Decision,
     compare,
+    gain_interval,
     move_champion,
     objections,
     plan_promotion,
@@ -276,6 +277,15 @@ def test_a_primary_score_without_a_value_is_worse_than_any() -> None:
     assert refused == ["the challenger has no value of the primary score, opening"]
     lost = Scored("b", {"opening": 0.5}, None)
     assert objections(settings, compare(settings, lost, some), lost, some) == ["ssim has no value any more"]
+
+
+@pytest.mark.parametrize(("heads", "told"), [(4, False), (5, True)])
+def test_the_gain_of_few_heads_has_no_interval(heads: int, told: bool) -> None:
+    mine, theirs = (
+        Scored("b", {}, {"records": planted_records(noise, 35.0, {})[:heads], "scores": {"final": "texture"}})
+        for noise in (0.4, 0.8)
+    )
+    assert (gain_interval("opening", mine, theirs) is not None) == told
 
 
 def test_the_alias_moves_only_from_the_champion_that_was_judged(platform: Platform, tmp_path: Path) -> None:
