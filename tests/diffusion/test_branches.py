@@ -116,6 +116,13 @@ def test_a_late_start_is_the_noised_reference() -> None:
         sample(model, **{**values, "reference": values["reference"][:, :, :1]})
 
 
+@pytest.mark.parametrize("steps", [1, 5, 30])
+def test_all_steps_are_taken_from_exactly_one_to_exactly_zero(steps: int) -> None:
+    for a in [number / 20 for number in range(1, 201)]:
+        times = sampling_times(FlowConfig(sampling_steps=steps, sampling_shift=a))
+        assert (len(times), times[0], times[-1]) == (steps + 1, 1, 0), a
+
+
 @torch.no_grad()
 def test_reused_steps_are_fewer_and_near() -> None:
     model = build()
