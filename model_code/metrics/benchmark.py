@@ -7,6 +7,7 @@ head looks like saying it, cut out with the very boxes that ingest found. Only t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -127,6 +128,14 @@ class Case:
     def face(self) -> np.ndarray:
         """bool (T,S,S): the face of input and reference."""
         return face_region(self.input_truth, self.reference_truth, size=self.frames.shape[1])
+
+    def digest(self) -> str:
+        """Of all that it holds."""
+        found = hashlib.sha256()
+        for name, value in vars(self).items():
+            array = np.ascontiguousarray(value)
+            found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes one ``.npz``, complete or not at all."""
@@ -372,7 +381,8 @@ def run_benchmark(
         judges: Who scores.
         out: Folder.
         final: The row whose videos are written and whose scores stand for the run.
-        versions: Row name -> text that changes with the dubber: rows scored before with the same text are read back.
+        versions: Row name -> text that changes with the dubber: rows of these very cases scored before with the same
+            text are read back.
         differences: See `summarise`.
         pool: Processes that make the rows at once; dubbers and judges travel there. None makes all here.
         threads: Of torch in each of them.
@@ -385,7 +395,8 @@ def run_benchmark(
     if not cases:
         raise InputError("the benchmark has no case", "see the log: ingest turned every clip away")
     rows = (COPY, *dubbers, EXACT)
-    wanted = {row: _row_version(cases, (versions or {}).get(row), judges) for row in rows}
+    suffix = f"{judges.sync is not None} {seed_for(*(case.digest() for case in cases))}"
+    wanted = {row: f"{versions[row]} {suffix}" if versions and row in versions else None for row in rows}
     shown = final if videos else None
     before = {row: _scored_before(out, row, wanted[row], cases if row == shown else ()) for row in rows}
     stored = {row: known for row, known in before.items() if known is not None}
@@ -491,12 +502,6 @@ def _dubs(cases: Sequence[Case], row: str, dub: Dubber | None) -> tuple[Sequence
     if row == EXACT:
         return [case.reference for case in cases], [case.silent_reference for case in cases]
     return [case.frames for case in cases], [case.frames[: len(case.silent_reference)] for case in cases]
-
-
-def _row_version(cases: Sequence[Case], version: str | None, judges: Judges) -> str | None:
-    if version is None:
-        return None
-    return f"{version} {judges.sync is not None} {seed_for(*(case.case_id for case in cases))}"
 
 
 def _record(case: Case, rows: dict[str, RowCase]) -> CaseRecord:

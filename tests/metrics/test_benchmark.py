@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_a_run_writes_everything_and_resumes(cases: list[Case], judges: Judges, 
     assert again == scores
     run_benchmark(cases, {"editor": dubber}, judges, tmp_path, final="editor", versions={"editor": "2"})
     assert dubber.calls == 2
+
+
+def test_rows_of_other_cases_are_not_read_back(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+    """The same settings may make other cases, by other code or in other light: their names stay the same."""
+    dubber, versions = _HalfWay(), dict.fromkeys((COPY, "editor", EXACT), "1")
+
+    def run(of: list[Case]) -> dict[str, Any]:
+        return run_benchmark(of, {"editor": dubber}, judges, tmp_path, final="editor", versions=versions)
+
+    first = run(cases)
+    others = [replace(case, reference=case.reference // 2) for case in cases]
+    second = run(others)
+    assert dubber.calls == 2
+    for row in versions:
+        assert (second["rows"][row]["psnr"] == first["rows"][row]["psnr"]) == (row == EXACT)
+    assert second["rows"][EXACT]["identity"] != first["rows"][EXACT]["identity"]
+    cases[0].save(tmp_path / "case.npz")
+    assert run([Case.load(tmp_path / "case.npz"), *cases[1:]]) == first
+    run(cases)
+    assert dubber.calls == 3, "what comes back from the disk is the same case"
 
 
 @pytest.fixture
