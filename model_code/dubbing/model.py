@@ -57,7 +57,9 @@ class DubberConfig(Config):
         None, description="Crop side over the longer side of the face's box; None: `media.crop_scale` where it dubs."
     )
     window_frames: int = Field(25, description="Frames of one pass.")
-    overlap_frames: int = Field(5, description="Frames that a window takes over from the one before as motion frames.")
+    overlap_frames: int = Field(
+        5, description="Frames that a window takes over from the one before as motion frames; 0: it begins anew."
+    )
     reference: Literal["inside", "elsewhere"] = Field(
         "inside",
         description="Generator: where each window's reference frame is from: its middle, or as far away as can be. "
@@ -106,6 +108,11 @@ class DubbingPipelineModel:
             raise InputError(
                 f"a transformer with {channels} context channels and residual={residual} as {config.mode}",
                 "a generator has context channels, an editor has them only if it is residual",
+            )
+        if config.stitching == "latents" and not config.overlap_frames:
+            raise InputError(
+                "windows without motion frames have no seam at which their latents could be joined",
+                'set overlap_frames to 4n+1, or stitching to "pixels"',
             )
         check_fit(transformer.config, codec, audio_encoder, prompts)
         self.config, self.codec, self.audio_encoder, self.prompts = config, codec, audio_encoder, prompts
@@ -229,7 +236,7 @@ class DubbingPipelineModel:
                     else:
                         window = match_color(window, source)
                         fresh = to_frames(strand.decode(own, last=index + 1 == len(strand.starts)))
-                    strand.motion = window[length - overlap :]
+                    strand.motion = window[length - overlap :] if overlap else None
                     yield number, DubbedPart(strand.take(fresh), start, retries, noise)
                 done += len(chosen)
                 if progress is not None:

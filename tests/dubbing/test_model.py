@@ -128,6 +128,22 @@ def test_the_second_window_goes_on_from_the_first(editor: DubbingPipelineModel) 
     assert not np.array_equal(long[25:], editor.dub_crops(changed, silence, 1)[25:])
 
 
+def test_without_motion_frames_every_window_begins_anew(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
+    config = DubberConfig(mode="editor", flow=FLOW, crop_size=SIZE, overlap_frames=0, noise_retries=0)
+    model = DubbingPipelineModel(config, codec, audio_encoder, transformer(0))
+    item = clip(0, 70)
+    changed = replace(item, frames=np.concatenate([255 - item.frames[:25], item.frames[25:]]))
+    (whole, other), parts = model.dub_many([item, changed]), model.dub_stream(item.frames, 70, item.samples, item.seed)
+    assert [len(part.frames) for part in parts] == [25, 25, 20]
+    assert whole.shape == item.frames.shape
+    assert not np.array_equal(whole[:25], other[:25])
+    assert np.array_equal(whole[25:], other[25:])
+    with pytest.raises(InputError, match="no seam"):
+        DubbingPipelineModel(
+            config.model_copy(update={"stitching": "latents"}), codec, audio_encoder, model.transformer
+        )
+
+
 def test_the_releases_way_to_join_windows_and_to_guide(codec: BlockCodec, audio_encoder: AudioEncoder) -> None:
     item = clip(0, 70)
     flow = FLOW.model_copy(update={"guidance_schedule": "release", "reference_guidance": 2.5, "border": True})
