@@ -86,6 +86,13 @@ def crop(frames: U8, boxes: F32, size: int) -> U8:
     return out
 
 
+def scaled(crops: U8, size: int) -> U8:
+    """Square crops (T, S, S, 3) -> (T, size, size, 3) by averaging areas; crops of that size as they are."""
+    if crops.shape[1] == size:
+        return crops
+    return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_AREA) for one in crops]).astype(np.uint8)
+
+
 def crop_yuv(frame: YuvFrame, box: F32, size: int) -> U8:
     """`crop` of one 4:2:0 frame, converted to (size, size, 3) RGB; only the box is converted."""
     y = resample(frame.y, box, (size, size))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model_code.config import MediaConfig
 from model_code.errors import InputError
 from model_code.faces.align import interocular
-from model_code.faces.crop import crop_yuv, from_crop, resample
+from model_code.faces.crop import crop_yuv, from_crop, resample, scaled
 from model_code.faces.detect import FaceFinder
 from model_code.faces.follow import Follower, Track
 from model_code.faces.landmarker import Landmarker
@@ -317,13 +317,8 @@ def _crops(
     size = config.crop_size
     frames = shot.to_crop.take(shot.start, shot.end)
     crops = np.stack([crop_yuv(frame, box, size) for frame, box in zip(frames, track.boxes, strict=True)])
-    looks = crops if size == landmarker.size else np.stack([_scaled(one, landmarker.size) for one in crops])
-    landmarks, confidence = landmarker.predict_crops(looks)
+    landmarks, confidence = landmarker.predict_crops(scaled(crops, landmarker.size))
     return crops, from_crop(landmarks, track.boxes, landmarker.size), confidence, track.boxes
-
-
-def _scaled(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_code.faces.crop import scaled
 from model_code.media.shards import Shard
 from model_code.media.video import from_mp4_bytes, to_mp4_bytes
 
@@ -77,6 +78,21 @@ class ClipSample:
 
 
 @dataclass(frozen=True)
+class SmallClip:
+    """A clip as a network of small input sees it: thousands of these fit into memory, whatever size was filmed.
+
+    Attributes:
+        row: The clip row of the manifest.
+        frames: (T, S, S, 3) uint8 face crops of at most the network's side.
+        audio: As of `ClipSample`.
+    """
+
+    row: dict[str, Any]
+    frames: NDArray[np.uint8]
+    audio: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Stored:
     """A sample where it lies: a shard's footage takes more memory than there is, its rows do not.
 
@@ -104,6 +120,11 @@ class StoredClip(Stored):
     def read(self) -> ClipSample:
         """Decodes it."""
         return ClipSample.from_members(self.clip_id, self.shard.read(self.clip_id))
+
+    def small(self, side: int) -> SmallClip:
+        """Decodes pictures and sound, and keeps no picture larger than `side` pixels a side."""
+        frames = from_mp4_bytes(self.shard.read(self.clip_id, ["crop.mp4"])["crop.mp4"])
+        return SmallClip(self.row, scaled(frames, min(side, frames.shape[1])), self.sound())
 
 
 def wav_bytes(samples: NDArray[np.float32], sample_rate: int = 16_000) -> bytes:

@@ -25,7 +25,7 @@ _SCORED_FRAMES = 8
 
 
 class SpeakerClip(Protocol):
-    """What the identity encoder needs of a clip (`ClipSample` has it)."""
+    """What the identity encoder needs of a clip (`SmallClip` has it)."""
 
     @property
     def frames(self) -> NDArray[np.uint8]:

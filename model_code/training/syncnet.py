@@ -23,10 +23,12 @@ _SEGMENT = 40  # frames of a training segment
 _TEMPERATURE = 0.07
 _NEAR = 2  # windows shifted by so few frames are neither right nor wrong
 _OFF = (5, 15)  # shifts, in frames, that count as off-sync in the accuracy
+SHORTEST = 2 * WINDOW + _OFF[0]
+"""Frames of a clip that can be shifted against its sound."""
 
 
 class Clip(Protocol):
-    """What SyncNet needs of a clip: face crops and their sound (`ClipSample` has both)."""
+    """What SyncNet needs of a clip: face crops and their sound (`SmallClip` has both)."""
 
     @property
     def frames(self) -> NDArray[np.uint8]:
@@ -46,12 +48,8 @@ class SyncExample:
 
 
 def sync_examples(clips: Iterable[Clip], encoder: SpeechEncoder) -> list[SyncExample]:
-    """Encodes the sound of clips; those too short to be shifted are left out."""
-    return [
-        SyncExample(clip.frames, fit_features(encoder.encode(clip.audio), len(clip.frames)))
-        for clip in clips
-        if len(clip.frames) >= 2 * WINDOW + _OFF[0]
-    ]
+    """Encodes the sound of clips of `SHORTEST` frames or more."""
+    return [SyncExample(clip.frames, fit_features(encoder.encode(clip.audio), len(clip.frames))) for clip in clips]
 
 
 def train_syncnet(
@@ -78,7 +76,7 @@ def train_syncnet(
         frame of 0), losses, seconds.
     """
     if not train:
-        raise ValueError("no clip is long enough to train SyncNet: give clips of at least 21 frames")
+        raise ValueError(f"no clip is long enough to train SyncNet: give clips of at least {SHORTEST} frames")
     started = time.monotonic()
     torch.manual_seed(seed_for("syncnet", seed) % 2**32)
     model = SyncNet(SyncNetConfig(audio_features=train[0].features.shape[1]))

@@ -10,13 +10,12 @@ from typing import Any
 from pydantic import Field
 
 from model_code.backbones.load import load_audio
-from model_code.training.syncnet import sync_examples, train_syncnet
+from model_code.metrics.syncnet import SyncNetConfig
+from model_code.training.syncnet import SHORTEST, sync_examples, train_syncnet
 from model_code.workers.clips import training_clips
 from model_code.workers.run import Progress, WorkerConfig, main
 
 HELD_OUT_EVERY = 6
-SHORTEST = 21
-"""Frames of a clip that can be shifted against its sound."""
 
 
 class SyncNetWorkerConfig(WorkerConfig):
@@ -29,9 +28,9 @@ class SyncNetWorkerConfig(WorkerConfig):
 
 def work(config: SyncNetWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Trains on all clips but those kept for the accuracy; ``measured_on`` of the result says which these are."""
-    every = (stored.read() for stored in training_clips(config.shards))
-    clips = [clip for clip in every if len(clip.frames) >= SHORTEST]
-    examples = sync_examples(clips, load_audio(config.backbones, config.features).to(config.device))
+    clips = [clip for clip in training_clips(config.shards) if clip.row["n_frames"] >= SHORTEST]
+    small = (clip.small(SyncNetConfig().crop_size) for clip in clips)
+    examples = sync_examples(small, load_audio(config.backbones, config.features).to(config.device))
     kept, measured_on = kept_apart([str(clip.row["speaker_id"]) for clip in clips])
     train = [example for index, example in enumerate(examples) if index not in kept] or examples
     heldout = [example for index, example in enumerate(examples) if index in kept]

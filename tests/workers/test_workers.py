@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -128,6 +129,49 @@ def test_a_syncnet_of_two_speakers_is_measured_on_a_clip_of_its_own(tmp_path: Pa
     assert result["metrics"]["heldout_clips"] == 1
     assert result["metrics"]["clips"] + 1 == len(Shard(shard).rows)
     assert result["measured_on"] == "other clips of the speakers it was trained on"
+
+
+@pytest.mark.usefixtures("use_base")
+@pytest.mark.parametrize(
+    ("worker", "config_type", "training"),
+    [
+        (syncnet, syncnet.SyncNetWorkerConfig, "train_syncnet"),
+        (identity, identity.IdentityWorkerConfig, "train_identity"),
+    ],
+)
+def test_large_footage_is_held_as_small_as_the_network_sees_it(
+    worker: Any,
+    config_type: type[run.WorkerConfig],
+    training: str,
+    tmp_path: Path,
+    clips: list[ClipSample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = tmp_path / "0000"
+    with ShardWriter(large) as writer:
+        for clip in clips:
+            writer.add(clip.clip_id, replace(clip, frames=clip.frames.repeat(2, 1).repeat(2, 2)).to_members())
+        writer.commit([{**clip.row, "split": "train", "n_frames": len(clip.frames)} for clip in clips])
+    train_it, held = getattr(worker, training), list[Any]()
+
+    def watched(train: list[Any], heldout: list[Any], *numbers: Any, **more: Any) -> Any:
+        held.extend([*train, *heldout])
+        return train_it(train, heldout, *numbers, **more)
+
+    monkeypatch.setattr(worker, training, watched)
+    work(tmp_path / "work", worker, config_type, shards=[large], steps=1)
+    assert [clip.frames.shape[1:] for clip in held] == [(96, 96, 3)] * len(clips)
+    assert not any(hasattr(clip, "occluder") for clip in held)  # the larger part of a clip at full strength
+    small = held[0].frames.astype(int)
+    assert min(np.abs(small - clip.frames).mean() for clip in clips if len(clip.frames) == len(small)) < 4
+
+
+def test_clips_of_the_networks_size_are_held_as_they_are(shard: Path) -> None:
+    for stored in training_clips([shard]):
+        small, whole = stored.small(96), stored.read()
+        assert np.array_equal(small.frames, whole.frames)
+        assert np.array_equal(small.audio, whole.audio)
+        assert small.row["speaker_id"] == whole.row["speaker_id"]
 
 
 @pytest.mark.slow
