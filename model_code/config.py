@@ -8,9 +8,9 @@ and, where somebody measured it, what that does to the scores; the report prints
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Prediction = Literal["x", "v"]
 Variant = Literal["generated", "relit", "rendered"]
@@ -54,7 +54,18 @@ class MediaConfig(Config):
     )
     max_seconds: float = Field(600.0, description="Longest footage taken in, in seconds.")
     max_side: int = Field(4096, description="Largest frame side taken in, in pixels.")
-    min_clip_frames: int = Field(25, description="Shots shorter than this are dropped.")
+    min_clip_frames: int = Field(25, ge=1, description="Shots shorter than this are dropped.")
+    max_clip_frames: int = Field(250, description="Shots longer than this become several clips, of even length.")
+
+    @model_validator(mode="after")
+    def parts_are_long_enough(self) -> Self:
+        """Half of a shot that is just too long is a clip."""
+        if self.max_clip_frames < 2 * self.min_clip_frames:
+            raise ValueError(
+                f"max_clip_frames {self.max_clip_frames} is less than twice min_clip_frames {self.min_clip_frames}: "
+                "raise one or lower the other"
+            )
+        return self
 
 
 class CorpusConfig(Config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -115,7 +116,7 @@ def ingest_file(
         limits: What is turned away.
 
     Returns:
-        The clips, one a shot, and what was turned away and why.
+        The clips, one a shot or several of a long one, and what was turned away and why.
     """
     path = Path(path)
     limits = limits or Limits()
@@ -136,16 +137,16 @@ def ingest_file(
         return [], [Quarantined(path.name, refusal.reason, refusal.detail)]
     clips: list[ClipSample] = []
     turned_away: list[Quarantined] = []
-    bounds = [0, *cuts, count]
-    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+    shots = itertools.pairwise([0, *cuts, count])
+    parts = [part for shot in shots for part in even_parts(*shot, config.max_clip_frames)]
+    for number, (start, end) in enumerate(parts):
         try:
             clip = _clip(_Shot(*readers, start, end), audio, config, landmarker, limits)
         except (InputError, _Refusal) as refusal:
             reason, detail = (
                 (refusal.reason, refusal.detail) if isinstance(refusal, _Refusal) else ("unreadable", str(refusal))
             )
-            whole = len(bounds) == 2
-            turned_away.append(Quarantined(path.name, reason, detail, None if whole else start))
+            turned_away.append(Quarantined(path.name, reason, detail, start if len(parts) > 1 else None))
             continue
         clip_id = clip_name(path, digest, number)
         row = {
@@ -202,6 +203,12 @@ def clip_name(path: Path, digest: str, number: int) -> str:
     """A key for shards: readable, unique by content, the same every time."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:40] or "clip"
     return f"{stem}-{digest[:8]}-{number}"
+
+
+def even_parts(start: int, end: int, longest: int) -> list[tuple[int, int]]:
+    """Frames [start, end) as the fewest parts of at most `longest` frames, whose lengths differ by one at most."""
+    count = max(1, math.ceil((end - start) / longest))
+    return list(itertools.pairwise(start + (end - start) * part // count for part in range(count + 1)))
 
 
 def shift_audio(sample: ClipSample, offset: int) -> ClipSample:

@@ -33,6 +33,8 @@ from model_code.seeding import rng_for
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 3
+SINGLES_AT_ONCE = 32
+"""Single frames that are encoded in one batch, so that a clip's length does not decide the memory that it takes."""
 
 
 def to_network(frames: np.ndarray) -> Tensor:
@@ -76,7 +78,8 @@ def encode_track(frames: np.ndarray, codec: LatentCodec, device: torch.device | 
     n_blocks = (len(frames) - 1) // TEMPORAL_FACTOR
     video = to_network(frames[: 1 + TEMPORAL_FACTOR * n_blocks]).to(device)
     blocks = codec.encode(video[None])[0, :, 1:]
-    singles = codec.encode(video[:, ::TEMPORAL_FACTOR].permute(1, 0, 2, 3)[:, :, None])[:, :, 0].permute(1, 0, 2, 3)
+    alone = video[:, ::TEMPORAL_FACTOR].permute(1, 0, 2, 3)[:, :, None]
+    singles = torch.cat([codec.encode(some) for some in alone.split(SINGLES_AT_ONCE)])[:, :, 0].permute(1, 0, 2, 3)
     return LatentTrack(singles.half().cpu().contiguous(), blocks.half().cpu().contiguous())
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from model_code import base
 from model_code.avatars.clipspec import ClipSpec, draw_spec, render_spec
@@ -15,11 +18,11 @@ from model_code.avatars.corpus import write_clip
 from model_code.avatars.seeds import head_seed
 from model_code.config import MediaConfig
 from model_code.faces.align import interocular
-from model_code.faces.crop import to_crop
+from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
-from model_code.media.ingest import clip_name, file_digest, ingest_file
+from model_code.media.ingest import clip_name, even_parts, file_digest, ingest_file
 from model_code.media.shots import find_cuts
-from model_code.media.video import read_video, stream_video, write_video
+from model_code.media.video import read_audio, read_video, stream_video, write_video
 
 CONFIG = MediaConfig()
 
@@ -107,6 +110,46 @@ def test_shots_are_cut(dropped: Path, landmarker: Landmarker, tmp_path: Path) ->
     assert [len(clip.frames) for clip in clips] == [35, 30]
     assert [len(clip.audio) for clip in clips] == [35 * 640, 30 * 640]
     assert [(item.reason, item.start) for item in refused] == [("too short", 65)]
+
+
+def test_a_long_shot_becomes_clips_of_even_length(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    taken = read_video(_videos(dropped)[0]).frames
+    there_and_back = np.concatenate([taken, taken[-2:0:-1]])
+    frames = there_and_back[np.arange(755) % len(there_and_back)]
+    sound = np.random.default_rng(0).normal(0, 0.1, 755 * 640).astype(np.float32)
+    write_video(tmp_path / "long.mp4", frames, audio=sound, crf=14)
+    shutil.copy(_videos(dropped)[0].with_suffix(".json"), tmp_path / "long.json")
+    assert find_cuts(stream_video(tmp_path / "long.mp4")) == ([], 755)
+    clips, refused = ingest_file(tmp_path / "long.mp4", CONFIG, landmarker)
+    assert not refused
+    digest = file_digest(tmp_path / "long.mp4")
+    assert [clip.clip_id for clip in clips] == [clip_name(tmp_path / "long.mp4", digest, n) for n in range(4)]
+    assert [clip.row["start_frame"] for clip in clips] == [0, 188, 377, 566]
+    assert [clip.row["n_frames"] for clip in clips] == [188, 189, 189, 189]
+    heard = read_audio(tmp_path / "long.mp4", CONFIG)
+    for clip in clips:
+        start, count = clip.row["start_frame"], clip.row["n_frames"]
+        assert len(clip.frames) == len(clip.landmarks) == len(clip.boxes) == count
+        assert np.array_equal(clip.audio, heard[start * 640 : (start + count) * 640])
+        filmed = crop(frames[start : start + count], clip.boxes, 96)
+        assert np.abs(filmed.astype(int) - clip.frames).mean() < 3
+        assert ((clip.landmarks > 0) & (clip.landmarks < 96)).all()
+
+
+@given(st.integers(1, 200), st.integers(0, 20_000), st.integers(1, 20_000), st.integers(0, 300))
+def test_parts_of_a_shot_are_even_and_long_enough(shortest: int, start: int, count: int, more: int) -> None:
+    config = MediaConfig(min_clip_frames=shortest, max_clip_frames=2 * shortest + more)
+    parts = even_parts(start, start + count, config.max_clip_frames)
+    assert [frame for part in parts for frame in range(*part)] == list(range(start, start + count))
+    lengths = [end - begin for begin, end in parts]
+    assert max(lengths) <= config.max_clip_frames
+    assert max(lengths) - min(lengths) <= 1
+    assert len(parts) == 1 or min(lengths) >= config.min_clip_frames
+
+
+def test_parts_that_would_be_too_short_are_refused() -> None:
+    with pytest.raises(ValidationError, match="less than twice min_clip_frames 25"):
+        MediaConfig(max_clip_frames=49)
 
 
 def test_changing_light_is_no_cut(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
 from model_code.backbones.codec import BlockCodec, BlockCodecConfig
 from model_code.media.sample import ClipSample
 from model_code.training.data import (
+    SINGLES_AT_ONCE,
     ClipEncoder,
     EncodedClip,
     LatentTrack,
@@ -66,6 +67,22 @@ def test_a_window_of_the_track_is_the_encoding_of_the_window(video: np.ndarray, 
     direct = codec.encode(to_network(video[4 * start : 4 * start + 13])[None])[0]
     assert track.n_blocks == 7
     assert torch.allclose(track.window(start, 4), direct, atol=5e-3)
+
+
+def test_single_frames_are_encoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = BlockCodec(BlockCodecConfig(channels=12, refiner_width=8, refiner_blocks=1))
+    long = np.random.default_rng(0).integers(0, 256, (4 * SINGLES_AT_ONCE + 9, 16, 16, 3), dtype=np.uint8)
+    batches, encode_it = list[int](), codec.encode
+
+    def watched(video: torch.Tensor) -> torch.Tensor:
+        batches.append(len(video))
+        return encode_it(video)
+
+    monkeypatch.setattr(codec, "encode", watched)
+    track = encode_track(long, codec)
+    assert batches == [1, SINGLES_AT_ONCE, 3]
+    at_once = encode_it(to_network(long[::4]).permute(1, 0, 2, 3)[:, :, None])
+    assert torch.equal(track.singles, at_once[:, :, 0].permute(1, 0, 2, 3).half())
 
 
 def test_mask_track_averages_cells_and_groups() -> None:
