@@ -54,7 +54,7 @@ def _codec(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     from model_code.pretrain.footage import load_footage
     from model_code.training.codec import train_codec
 
-    clips = [item.sample for item in load_footage(work / "footage", config.heads)]
+    clips = [item.sample for item in load_footage(work / "footage", config)]
     train, held = clips[: -config.heldout_heads], clips[-config.heldout_heads :]
     return train_codec(
         [clip.frames for clip in train],
@@ -74,7 +74,7 @@ def _landmarker(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.training.landmarker import train_landmarker
 
     raw, landmarks = zip(
-        *((item.raw, item.raw_landmarks) for item in load_footage(work / "footage", config.heads)), strict=True
+        *((item.raw, item.raw_landmarks) for item in load_footage(work / "footage", config)), strict=True
     )
     heads = np.concatenate([np.full(len(frames), index) for index, frames in enumerate(raw)])
     return train_landmarker(
@@ -92,7 +92,7 @@ def _perceptual(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]
     from model_code.training.perceptual import train_perceptual
 
     frames, attributes = zip(
-        *((item.sample.frames, item.attributes) for item in load_footage(work / "footage", config.heads)), strict=True
+        *((item.sample.frames, item.attributes) for item in load_footage(work / "footage", config)), strict=True
     )
     return train_perceptual(
         list(frames),
@@ -117,7 +117,7 @@ def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
         logger.info("prior: step %d of %d, %s", step, steps, {name: round(value, 4) for name, value in means.items()})
 
     return train_prior(
-        ((item.sample, item.other) for item in load_footage(work / "footage", config.heads)),
+        ((item.sample, item.other) for item in load_footage(work / "footage", config)),
         base.load("codec", out),
         base.load("audio_encoder", out),
         out / "prior",

@@ -25,7 +25,7 @@ from model_code.faces.track import crop_boxes
 from model_code.files import unfinished
 from model_code.lifetime import process_pool
 from model_code.media.sample import ClipSample
-from model_code.seeding import rng_for
+from model_code.seeding import rng_for, seed_for
 
 RAW_EVERY = 6
 """Every so many raw frames one is kept, for the landmarker."""
@@ -52,9 +52,8 @@ class Footage:
 
 
 def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int, int], None] | None = None) -> None:
-    """Renders the clips of each head into `folder`, one file each; heads that are there already are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [index for index in range(config.heads) if not _path(folder, index).is_file()]
+    """Renders the clips of each head into `folder`, one file each; what was made of the same settings is kept."""
+    missing = [index for index in range(config.heads) if not _path(folder, config, index).is_file()]
     done = config.heads - len(missing)
     with process_pool(config.processes) as pool:
         for future in as_completed([pool.submit(_render_head, folder, config, index) for index in missing]):
@@ -64,17 +63,18 @@ def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int
                 progress(done, config.heads)
 
 
-def load_footage(folder: Path, heads: int) -> Iterator[Footage]:
+def load_footage(folder: Path, config: PretrainConfig) -> Iterator[Footage]:
     """Reads the clips of heads 0..heads-1, one after another: together they fill gigabytes.
 
     Raises:
         FileNotFoundError: when it comes to one that has not been rendered.
     """
-    return (_load(_path(folder, index)) for index in range(heads))
+    return (_load(_path(folder, config, index)) for index in range(config.heads))
 
 
-def _path(folder: Path, index: int) -> Path:
-    return folder / f"pair_{index:05d}.safetensors"
+def _path(folder: Path, config: PretrainConfig, index: int) -> Path:
+    made_of = seed_for(config.seed, config.seconds, config.frame_size, config.crop_size, RAW_EVERY)
+    return folder / f"{made_of:x}" / f"pair_{index:05d}.safetensors"
 
 
 def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:
@@ -107,7 +107,9 @@ def _render_head(folder: Path, config: PretrainConfig, index: int) -> None:
         "language": spec.language,
         "clip_id": spec.name,
     }
-    with unfinished(_path(folder, index)) as partial:
+    path = _path(folder, config, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(path) as partial:
         save_file(tensors, partial, metadata={"row": json.dumps(row)})
 
 

@@ -89,7 +89,8 @@ def train_prior(
     strategy = make_phase(phase, flow, Critics(codec))
     # Another budget, start or footage is another run: its checkpoints are not this one's.
     networks = (fingerprint(cast(nn.Module, each)) for each in (model, codec, audio_encoder))
-    run = seed_for(phase.model_dump_json(), flow.model_dump_json(), frames, *networks)
+    content = (clip.path.stem for clip in groups[0])
+    run = seed_for(phase.model_dump_json(), flow.model_dump_json(), *content, *networks)
     folder = work_dir / "checkpoints" / f"{run:x}"
     curves = Trainer(model, strategy, train, phase, folder, progress).run()
     scores = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,15 +23,18 @@ CONFIG = PretrainConfig(heads=1, seconds=1.2, frame_size=96, crop_size=48, proce
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Footage:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("footage")
     told: list[tuple[int, int]] = []
     render_footage(folder, CONFIG, lambda done, total: told.append((done, total)))
     assert told == [(1, 1)]
-    before = [path.stat().st_mtime_ns for path in folder.iterdir()]
-    render_footage(folder, CONFIG)  # is there already
-    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == before
-    [loaded] = load_footage(folder, 1)
+    render_footage(folder, CONFIG, lambda done, total: pytest.fail("is there already"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(folder: Path) -> Footage:
+    [loaded] = load_footage(folder, CONFIG)
     return loaded
 
 
@@ -49,14 +53,23 @@ def test_the_other_clip_differs_where_speech_moves_the_face(head: Footage) -> No
 
 def test_a_head_that_was_not_rendered_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="pair_00000"):
-        list(load_footage(tmp_path, 1))
+        list(load_footage(tmp_path, CONFIG))
 
 
-def test_both_clips_of_a_head_are_learned_or_held_out(head: Footage, tmp_path: Path) -> None:
-    def named(clip: ClipSample, number: int) -> ClipSample:
-        return replace(clip, clip_id=f"{number}-{clip.clip_id}")
+@pytest.mark.parametrize("other", [{"seed": 1}, {"seconds": 1.1}, {"frame_size": 64}, {"crop_size": 32}])
+def test_footage_of_other_settings_is_not_taken_for_these(other: dict[str, float], folder: Path) -> None:
+    assert len(list(load_footage(folder, CONFIG.model_copy(update={"codec_steps": 1})))) == 1
+    with pytest.raises(FileNotFoundError, match="pair_00000"):
+        list(load_footage(folder, CONFIG.model_copy(update=other)))
 
-    footage = [(named(head.sample, number), named(head.other, number)) for number in range(HELD_OUT + 1)]
+
+def named(head: Footage, number: int) -> tuple[ClipSample, ClipSample]:
+    first, second = (replace(clip, clip_id=f"{number}-{clip.clip_id}") for clip in (head.sample, head.other))
+    return first, second
+
+
+def prior(footage: list[tuple[ClipSample, ClipSample]], out: Path, work: Path) -> dict[str, Any]:
+    """Trained for two steps on a random codec's latents."""
     torch.manual_seed(0)
     codec, encoder = BlockCodec(BlockCodecConfig(channels=8, refiner_width=8, refiner_blocks=1)), AudioEncoder()
     shape = TransformerConfig(
@@ -64,12 +77,26 @@ def test_both_clips_of_a_head_are_learned_or_held_out(head: Footage, tmp_path: P
         audio_heads=2, audio_layers=1, refiner_width=8, refiner_layers=1,
     )  # fmt: skip
     phase = PhaseConfig(phase="base", steps=2, batch_size=2, cells=4, own_estimates=0.5)
-    cards = [
-        train_prior(iter(footage), codec, encoder, tmp_path / out, phase, shape, work_dir=tmp_path / "work")
-        for out in ("first", "resumed")
-    ]
+    return train_prior(iter(footage), codec, encoder, out, phase, shape, work_dir=work)
+
+
+def test_both_clips_of_a_head_are_learned_or_held_out(head: Footage, tmp_path: Path) -> None:
+    footage = [named(head, number) for number in range(HELD_OUT + 1)]
+    cards = [prior(footage, tmp_path / out, tmp_path / "work") for out in ("first", "resumed")]
     assert cards[0]["data"]["clips"] == 2 * len(footage)
     assert cards[0]["data"]["held_out_clips"] == 4  # of heads 0 and 24
     assert json.loads((tmp_path / "first" / "card.json").read_text(encoding="utf-8")) == cards[0]
     assert np.isfinite(list(cards[0]["scores"].values())).all()
     assert cards[1]["scores"] == cards[0]["scores"]
+    assert len(list((tmp_path / "work" / "checkpoints").iterdir())) == 1
+
+
+def test_as_many_frames_of_other_footage_are_another_run(head: Footage, tmp_path: Path) -> None:
+    mirrored = replace(
+        head,
+        sample=replace(head.sample, frames=head.sample.frames[:, :, ::-1]),
+        other=replace(head.other, frames=head.other.frames[:, :, ::-1]),
+    )
+    for name, learned in (("first", head), ("other", mirrored)):
+        prior([named(head, 0), named(learned, 1)], tmp_path / name, tmp_path / "work")
+    assert len(list((tmp_path / "work" / "checkpoints").iterdir())) == 2
