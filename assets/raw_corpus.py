@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 
 from assets.produce import dataset_name, files_in, run_tags
+from model_code.files import write_json
 from xdub_platform import pictures
-from xdub_platform.incoming import IncomingFile, members_of
+from xdub_platform.incoming import IncomingFile, as_it_lies, members_of
 from xdub_platform.links import file_link, mlflow_link
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
@@ -17,6 +18,8 @@ from xdub_platform.settings import Settings
 
 VERSION = "1"
 SHOWN = 40
+REPLACED = ".replaced.json"
+"""Beside a shard's footage: names of videos that were replaced before they were copied."""
 
 
 def config(settings: Settings) -> dict[str, object]:
@@ -37,10 +40,15 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     Video, sound, sidecar with licence and consent, occluder masks.
     """
     settings, name = platform.settings, dataset_name(context)
-    files = platform.ledger.files(context.partition_key)
+    listed = platform.ledger.files(context.partition_key)
     with platform.workers.alone(context):
         platform.store.recover()
-        dataset = platform.store.put(name, copied(settings, context.partition_key, files))
+        folder, files = copied(settings, context.partition_key, listed)
+        replaced = [file.name for file in listed if file not in files]
+        if replaced:
+            context.log.warning(f"replaced since they were listed, left to a later shard: {', '.join(replaced)}")
+            write_json(folder / REPLACED, replaced)
+        dataset = platform.store.put(name, folder)
     rows = [sidecar_row(dataset.path / file.name) for file in files]
     # Nothing has looked into these files yet, so that the picture does not either.
     megabytes = {file.name: file.size / 1e6 for file in files[:SHOWN]}
@@ -52,6 +60,7 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         data_version=dg.DataVersion(dataset.version),
         metadata={
             "videos": len(files),
+            "replaced": replaced,
             "files": len(files_in(dataset.path)),
             "bytes": dataset.size,
             "speakers": len({row["speaker"] for row in rows}),
@@ -65,13 +74,15 @@ def raw_corpus(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     )
 
 
-def copied(settings: Settings, shard: str, files: Sequence[IncomingFile]) -> Path:
-    """A folder with copies of the shard's videos and all that belongs to them.
+def copied(settings: Settings, shard: str, files: Sequence[IncomingFile]) -> tuple[Path, list[IncomingFile]]:
+    """A folder with copies of the shard's videos and all that belongs to them, and which videos those are.
+
+    One that was replaced since is left out: the ledger does not know it and takes it in again.
 
     Raises:
         dagster.Failure: A file is no longer in the incoming folder.
     """
-    scratch = settings.path("work", "raw_corpus", shard)
+    scratch, found = settings.path("work", "raw_corpus", shard), list[IncomingFile]()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     for file in files:
@@ -82,7 +93,11 @@ def copied(settings: Settings, shard: str, files: Sequence[IncomingFile]) -> Pat
             )
         for member in members_of(video):
             shutil.copyfile(member, scratch / member.name)
-    return scratch
+        if as_it_lies(video) == file:  # looked at last: it may be replaced while it is copied
+            found.append(file)
+        else:
+            (scratch / video.name).unlink()
+    return scratch, found
 
 
 def sidecar_row(video: Path) -> dict[str, str]:

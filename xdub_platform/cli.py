@@ -121,7 +121,7 @@ def corpus(receipt: Receipt = None, profile: Profile = None) -> None:
 @app.command()
 def run(
     select: Annotated[str, typer.Option(help="Assets in Dagster's selection syntax, such as 'key:editor+'.")] = "*",
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and why.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and why; takes nothing in.")] = False,
     receipt: Receipt = None,
     profile: Profile = None,
 ) -> None:
@@ -130,13 +130,16 @@ def run(
     from xdub_platform.console import Progress, show_plan, show_scores, show_steps
     from xdub_platform.demo import write_run_report
     from xdub_platform.instance import open_instance
-    from xdub_platform.running import chain_planner, run_chain, take_in
+    from xdub_platform.platform import build_platform
+    from xdub_platform.running import chain_planner, run_chain
 
     settings = _settings(profile)
     if plan:
         with open_instance(settings) as instance:
-            take_in(settings, instance)
             show_plan(chain_planner(settings, instance, "xdub run").plan(select))
+        waiting = build_platform(settings).ledger.waiting(settings.incoming)
+        if waiting:
+            typer.echo(f"new files in {settings.incoming}: {len(waiting)}; a run takes them in first")
         return
     started = time.monotonic()
     with Progress() as progress:

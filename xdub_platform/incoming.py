@@ -63,11 +63,15 @@ class ShardLedger:
             # The sensor and a command may look at the same moment; no file may end in two shards.
             return self._take(incoming, clips_per_shard, rest_seconds)
 
+    def waiting(self, incoming: Path, rest_seconds: float = 0.0) -> list[IncomingFile]:
+        """Files at rest that no shard lists, sorted by name: what `take` would take."""
+        known = {file for shard in self.shards() for file in self.files(shard)}
+        return [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
+
     def _take(self, incoming: Path, clips_per_shard: int, rest_seconds: float) -> list[str]:
-        entries = {shard: self._entry(shard) for shard in self.shards()}
-        known = {IncomingFile(**row) for entry in entries.values() for row in entry["files"]}
-        arrival = max((entry["arrival"] for entry in entries.values() if entry["arrival"] is not None), default=-1)
-        fresh = [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
+        arrivals = (self._entry(shard)["arrival"] for shard in self.shards())
+        arrival = max((number for number in arrivals if number is not None), default=-1)
+        fresh = self.waiting(incoming, rest_seconds)
         taken = []
         for prefix, heldout in (("shard-", False), (HELDOUT_PREFIX, True)):
             group = [file for file in fresh if (declared_split(incoming / file.name) == "heldout") == heldout]
@@ -111,8 +115,13 @@ def files_at_rest(incoming: Path, rest_seconds: float) -> list[IncomingFile]:
 def _videos(incoming: Path) -> Iterator[IncomingFile]:
     for path in incoming.iterdir():
         if is_video(path) and path.is_file() and not path.is_symlink() and not path.name.startswith("."):
-            stat = path.stat()
-            yield IncomingFile(path.name, stat.st_size, stat.st_mtime_ns)
+            yield as_it_lies(path)
+
+
+def as_it_lies(video: Path) -> IncomingFile:
+    """What the ledger would say of a video now."""
+    stat = video.stat()
+    return IncomingFile(video.name, stat.st_size, stat.st_mtime_ns)
 
 
 def members_of(video: Path) -> list[Path]:

@@ -63,3 +63,14 @@ def test_the_plan_of_an_empty_state_lists_the_chain(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "benchmark_scores" in done.stdout
     assert "never made" in done.stdout
+
+
+def test_a_plan_takes_nothing_in(tmp_path: Path) -> None:
+    incoming = tmp_path / "state" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / "arriving.mp4").write_bytes(b"no vi")
+    done = xdub("run", "--plan", state=tmp_path / "state", COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    assert f"new files in {incoming}: 1; a run takes them in" in done.stdout
+    assert not list((tmp_path / "state").glob("shards/*"))
+    assert "shard-00000" not in done.stdout
