@@ -93,7 +93,7 @@ def copied(settings: Settings, shard: str, files: Sequence[IncomingFile]) -> tup
             )
         for member in members_of(video):
             shutil.copyfile(member, scratch / member.name)
-        if as_it_lies(video) == file:  # looked at last: it may be replaced while it is copied
+        if file in as_it_lies(video).rows:  # looked at last: it may be replaced while it is copied
             found.append(file)
         else:
             (scratch / video.name).unlink()

@@ -1,15 +1,17 @@
 """The incoming folder: files at rest become shards, each file once.
 
 The ledger is one small JSON file for each shard, written atomically. It says as which one the shard arrived, and lists
-the files by name, size and modification time, so that a file which is replaced by other bytes is taken in again.
+the videos by name, size and modification time, with a digest of those of what lies beside them: a video is taken in
+again when other bytes replace it, and when its sidecar, sound or mask arrives or changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,24 @@ from xdub_platform.partitions import HELDOUT_PREFIX
 
 @dataclass(frozen=True)
 class IncomingFile:
-    """One video as it lay in the incoming folder."""
+    """One video as it lay in the incoming folder.
+
+    Attributes:
+        name: Of the video.
+        size: Of the video, in bytes.
+        modified_ns: When the video was written to.
+        beside: Digest of the same of each file that belongs to it; None where an earlier version wrote the row.
+    """
 
     name: str
     size: int
     modified_ns: int
+    beside: str | None = None
+
+    @property
+    def rows(self) -> set[IncomingFile]:
+        """What the ledger may say of it: earlier versions looked at the video alone."""
+        return {self, replace(self, beside=None)}
 
 
 class ShardLedger:
@@ -66,7 +81,7 @@ class ShardLedger:
     def waiting(self, incoming: Path, rest_seconds: float = 0.0) -> list[IncomingFile]:
         """Files at rest that no shard lists, sorted by name: what `take` would take."""
         known = {file for shard in self.shards() for file in self.files(shard)}
-        return [file for file in files_at_rest(incoming, rest_seconds) if file not in known]
+        return [file for file in files_at_rest(incoming, rest_seconds) if known.isdisjoint(file.rows)]
 
     def _take(self, incoming: Path, clips_per_shard: int, rest_seconds: float) -> list[str]:
         arrivals = (self._entry(shard)["arrival"] for shard in self.shards())
@@ -120,8 +135,9 @@ def _videos(incoming: Path) -> Iterator[IncomingFile]:
 
 def as_it_lies(video: Path) -> IncomingFile:
     """What the ledger would say of a video now."""
-    stat = video.stat()
-    return IncomingFile(video.name, stat.st_size, stat.st_mtime_ns)
+    stats = [(path.name, path.stat()) for path in members_of(video)]
+    (name, size, modified_ns), *beside = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return IncomingFile(name, size, modified_ns, hashlib.sha256(json.dumps(beside).encode()).hexdigest()[:16])
 
 
 def members_of(video: Path) -> list[Path]:

@@ -48,6 +48,13 @@ def test_a_replaced_file_enters_a_later_shard_alone(platform: Platform) -> None:
     assert made(platform, "shard-00000") == {"a.mp4": "a"}
 
 
+def test_a_file_whose_sidecar_arrived_late_enters_a_later_shard_alone(platform: Platform) -> None:
+    (platform.settings.incoming / "b.json").write_text("{}", encoding="utf-8")
+    assert take(platform) == ["shard-00001"]
+    assert "b.mp4" not in made(platform, "shard-00000")
+    assert made(platform, "shard-00001") == {"b.mp4": "b", "b.json": "{}"}
+
+
 def test_a_shard_whose_files_were_all_replaced_is_empty(platform: Platform) -> None:
     for name in ("a", "b"):
         drop(platform, name, "replaced")

@@ -56,17 +56,14 @@ def test_bad_files_are_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
     made = {row["source_uri"] for name in store.names("clips") for row in Shard(store.path(name)).rows}
     assert {first.name, second.name, third.name} <= made
 
-    # Later: a duplicate of an earlier shard's clip, and the refused one again, put right.
+    # Later: a duplicate of an earlier shard's clip, and the refused one's sidecar, put right.
     copy_of(third, "late-duplicate")
-    again = refused.with_name("with-consent.mp4")
-    shutil.copy(refused, again)
-    again.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
-    shutil.copy(refused.with_suffix(".wav"), again.with_suffix(".wav"))
+    refused.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
     before = {name: store.get(name) for name in store.names("clips")}
     run_chain(settings, selection=FOOTAGE)
     assert turned_away() == {**expected, "late-duplicate.mp4": "duplicate"}
     assert {name: store.get(name) for name in before} == before
     (shard,) = sorted(set(store.names("clips")) - set(before))
-    assert [row["source_uri"] for row in Shard(store.path(shard)).rows] == [again.name]
+    assert [row["source_uri"] for row in Shard(store.path(shard)).rows] == [refused.name]
     (told,) = (store.recorded(shard, "result") or {})["quarantine"]
     assert f"'{third.name}' in " in told["detail"]

@@ -45,6 +45,24 @@ def test_a_file_is_taken_once_and_again_when_its_bytes_are_replaced(incoming: Pa
     assert ledger.take(incoming, 10) == ["shard-00001"]
 
 
+@pytest.mark.parametrize("suffix", [".json", ".wav", ".occluder.mp4"])
+def test_a_file_is_taken_again_when_what_lies_beside_it_arrives_or_changes(
+    incoming: Path, tmp_path: Path, suffix: str
+) -> None:
+    ledger = ShardLedger(tmp_path / "ledger")
+    drop(incoming, "a")
+    drop(incoming, "b")
+    assert ledger.take(incoming, 10) == ["shard-00000"]
+    beside = incoming / f"a{suffix}"
+    beside.write_text("{}", encoding="utf-8")
+    os.utime(beside, (1, 1))  # moved here: it is older than the video
+    assert ledger.take(incoming, 10) == ["shard-00001"]
+    os.utime(beside)
+    assert ledger.take(incoming, 10) == ["shard-00002"]
+    assert [file.name for file in ledger.files("shard-00002")] == ["a.mp4"]
+    assert ledger.take(incoming, 10) == []
+
+
 def test_files_still_being_written_wait(incoming: Path, tmp_path: Path) -> None:
     ledger = ShardLedger(tmp_path / "ledger")
     video = drop(incoming, "a")
@@ -86,12 +104,14 @@ def test_who_came_first_does_not_hang_on_the_files_times(incoming: Path, tmp_pat
 
 def test_what_an_earlier_version_wrote_came_before(incoming: Path, tmp_path: Path) -> None:
     ledger = ShardLedger(tmp_path / "ledger")
-    drop(incoming, "a")
+    drop(incoming, "a", split="train")
     drop(incoming, "b")
     ledger.take(incoming, 1)
     for shard, at in (("shard-00000", 2_000_000_000), ("shard-00001", 1)):
         path = ledger.folder / f"{shard}.json"
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))["files"]), encoding="utf-8")
+        rows = json.loads(path.read_text(encoding="utf-8"))["files"]
+        old = [{key: row[key] for key in ("name", "size", "modified_ns")} for row in rows]
+        path.write_text(json.dumps(old), encoding="utf-8")
         os.utime(path, (at, at))
     assert ledger.take(incoming, 1) == []
     drop(incoming, "c")
