@@ -9,6 +9,7 @@ from assets.gates import accepted_shards
 from assets.produce import Gate, Product, produce
 from xdub_platform.base import base_digest
 from xdub_platform.platform import Platform
+from xdub_platform.resources.mlflow import SYNCNET
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.settings import Settings
 
@@ -55,7 +56,7 @@ def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
         },
         inputs=shards,
         gate=Gate(CHECK, lambda product: judge(product, platform.settings.syncnet.min_accuracy)),
-        register="xdub-syncnet",
+        register=SYNCNET,
     )
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from model_code.dubbing.speaker import Speaker
 from model_code.errors import InputError
 from model_code.files import write_json
-from xdub_platform.integrity import verified
+from xdub_platform.integrity import DamagedModelError, verified
 from xdub_platform.platform import Platform, build_platform
+from xdub_platform.resources.mlflow import SYNCNET, briefly
 from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class RegisteredDubber:
             if crew is not None:
                 self._model.sample_with(crew, folder)  # last: from now on the crew has nobody else's networks
         self._platform, self._features = platform, features
-        self._listens: tuple[str, Listener] | None = None
+        self._listens: Listener | None = None
         own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)
         self._media = platform.settings.media.model_copy(update=own)
 
@@ -124,21 +125,25 @@ class RegisteredDubber:
         )
 
     def _listener(self) -> Listener:
-        """With the chain's SyncNet as it is now: a dubber is used longer than one."""
+        """With the chain's SyncNet as it is registered when first asked for: the server may have no data registry."""
+        if self._listens is not None:
+            return self._listens
         from model_code.backbones.load import load_audio
         from model_code.dubbing.listener import Listener
         from model_code.metrics.syncnet import SyncNet
 
-        made = self._platform.store.get("syncnet")
-        if made is None:
-            raise InputError(
-                "no SyncNet was trained yet: nothing tells who speaks",
-                "make the asset `syncnet` (`xdub run --select key:syncnet+`), or name the speaker by number",
-            )
-        if self._listens is None or self._listens[0] != made.version:
-            encoder = load_audio(self._platform.settings.backbones, self._features)
-            self._listens = made.version, Listener(SyncNet.from_pretrained(made.path).eval(), encoder)
-        return self._listens[1]
+        remedy = "make the asset `syncnet` (`xdub run --select key:syncnet+`), or name the speaker by number"
+        with briefly():
+            found = self._platform.mlflow.model_version(SYNCNET, "@challenger")
+        if found is None:
+            raise InputError("no SyncNet was trained yet: nothing tells who speaks", remedy)
+        try:
+            with TemporaryDirectory() as scratch:
+                syncnet = SyncNet.from_pretrained(verified(self._platform, found.version, SYNCNET, into=Path(scratch)))
+        except DamagedModelError as error:
+            raise InputError(error.what, remedy) from error
+        self._listens = Listener(syncnet, load_audio(self._platform.settings.backbones, self._features))
+        return self._listens
 
 
 def dub_with_registered(

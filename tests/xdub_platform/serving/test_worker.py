@@ -15,9 +15,10 @@ import torch
 
 from model_code.dubbing.sampling import Crew
 from model_code.errors import InputError
-from model_code.media.video import read_video
+from model_code.media.video import read_audio, read_video, write_video
+from model_code.metrics.syncnet import SyncNet
 from model_code.team import Member
-from tests.xdub_platform.serving.tiny import write_speech
+from tests.xdub_platform.serving import tiny
 from tests.xdub_platform.serving.world import Media, State, wait_for
 from xdub_platform.dubbing import RegisteredDubber, dub_with_registered
 from xdub_platform.platform import build_platform
@@ -86,6 +87,31 @@ def test_xdub_dub_samples_in_two_processes_what_one_does(state: State, media: Me
     assert np.abs(made[0] - made[1]).mean() < 0.1
 
 
+def test_the_speaker_is_found_by_the_registered_syncnet(state: State, media: Media, tmp_path: Path) -> None:
+    """As on a server of its own: models are registered, and there is no data registry."""
+
+    def dub(dubber: RegisteredDubber) -> int:
+        return dubber.dub(video, media.audio, tmp_path / "out.mp4", speaker="sync").dubbed
+
+    state.register()
+    video, speech = tmp_path / "face.mp4", tiny.write_speech(tmp_path / "own.wav", seconds=1.0)
+    write_video(video, read_video(tiny.write_face(video, frames=20)).frames, audio=read_audio(speech))
+    dubber, fresh = (RegisteredDubber(build_platform(state.settings), "@champion", "cpu") for _ in range(2))
+    with pytest.raises(InputError, match="no SyncNet was trained yet"):
+        dub(dubber)
+    SyncNet().save_pretrained(tmp_path / "syncnet")
+    with state.runs.run("syncnet") as run:
+        run.artifact(tmp_path / "syncnet", "model")
+        run.register("xdub-syncnet", "model", alias="challenger")
+    assert dub(dubber) == 6
+    assert not state.settings.path("registry").exists()
+    folder = state.runs.model_path("xdub-syncnet", "1")
+    assert folder is not None
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"version 1 of xdub-syncnet: config\.json has .* \(make the asset `syncnet`"):
+        dub(fresh)
+
+
 def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> None:
     """Every attempt leaves a crew that can do nothing more, as a worker's restart finds it."""
 
@@ -149,7 +175,7 @@ def test_a_server_samples_in_two_processes(state: State, media: Media) -> None:
     state.register()
     state.environment["XDUB_PROCESSES__SAMPLING_PROCESSES"] = "2"
     long = media.long_audio.with_name("together.wav")
-    write_speech(long, seconds=8)
+    tiny.write_speech(long, seconds=8)
     with state.serving(model_check_seconds=0.5) as server:
         assert server.until(server.submit(media.video, media.audio).json()["id"], "done", "failed")["state"] == "done"
         running = server.submit(media.video, long).json()["id"]
