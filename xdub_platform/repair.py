@@ -109,6 +109,23 @@ def _runs(settings: Settings, platform: Platform) -> Iterator[Leftover]:
             yield Leftover("Dagster run", f"{run_id[:8]} of {assets}", "no process runs it; ends as failed", clear)
 
 
+def end_killed_runs(settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Reports runs as failed whose process was killed on this machine; Dagster starts those again that plan.
+
+    Outside a cluster nobody else does where the code location was killed with them: they would count as at work for
+    ever. What tells is a lock that such a run held: the kernel gives it back when the process is gone, and not before.
+    """
+    for path in sorted(settings.path("work").glob("*/*.lock")):
+        with seized(path) as free:
+            owner = owner_of(path) if free else None
+            if owner is None or owner.host != socket.gethostname():
+                continue
+            run = instance.get_run_by_id(owner.run_id)
+            if run is not None and run.status is dg.DagsterRunStatus.STARTED:
+                instance.report_run_failed(run, "its process was killed")
+            path.unlink()
+
+
 def _owners(settings: Settings) -> dict[str, Owner]:
     """Who holds a lock or was killed with one, by run."""
     owners = (owner_of(path) for path in settings.path("work").glob("*/*.lock"))

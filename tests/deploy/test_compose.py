@@ -100,6 +100,10 @@ def test_targets_exist(deploy: Any, specification: dict[str, Any]) -> None:
         assert specification["services"][name]["image"].startswith(f"xdub/{build['target']}:")
 
 
+def test_a_new_container_knows_the_runs_of_the_one_before(specification: dict[str, Any]) -> None:
+    assert specification["services"]["code-location"]["hostname"] == "code-location"
+
+
 def test_the_settings_resolve(specification: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from xdub_platform.instance import instance_config
     from xdub_platform.settings import load_settings

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
@@ -15,6 +16,7 @@ from xdub_platform.automation.origin import origin
 from xdub_platform.chain import ACT, KIND_TAG, PLAN, Status, Step, why_broken
 from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.links import file_link
+from xdub_platform.locks import Owner, owned
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import promote
 
@@ -35,6 +37,12 @@ class FootageConfig(dg.Config):
     """Which shards, beside those without clips; none also takes in what is not at rest yet."""
 
     shards: list[str] = Field(default_factory=list)
+
+
+def run_lock(context: dg.OpExecutionContext, platform: Platform) -> AbstractContextManager[None]:
+    """A lock of this run's own, held while it works: `end_killed_runs` knows by it whether its process lives."""
+    path = platform.settings.path("work", "jobs", f"{context.run_id}.lock")
+    return owned(path, Owner(context.job_name, context.run_id))
 
 
 def plan_and_run(
@@ -60,7 +68,7 @@ def plan_and_run(
             context.log.info(f"{step.node}: {step.status} {step.reason}".rstrip())
         told[str(step.node)] = step.status
 
-    with input_error_fails_the_run():
+    with run_lock(context, platform), input_error_fails_the_run():
         steps = run_chain(
             settings,
             selection=selection,
@@ -157,7 +165,7 @@ def promote_if_better(context: dg.OpExecutionContext, platform: Platform) -> Non
     if not platform.settings.automation.promote_after_retrain:
         context.log.info("left to a person: automation.promote_after_retrain is off")
         return
-    with input_error_fails_the_run():
+    with run_lock(context, platform), input_error_fails_the_run():
         show(context, platform, promote(platform))
 
 
@@ -166,7 +174,7 @@ def copy_objects(context: dg.OpExecutionContext, platform: Platform) -> None:
     """Copies objects at rest into the incoming folder."""
     from xdub_platform.automation.bucket import Bucket
 
-    with input_error_fails_the_run():
+    with run_lock(context, platform), input_error_fails_the_run():
         files = Bucket(platform.settings).fetch()
     context.add_output_metadata(
         {"files": pictures.table([{"object": file.key, "name": file.name, "bytes": file.size} for file in files])}

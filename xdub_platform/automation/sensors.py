@@ -19,6 +19,7 @@ from xdub_platform.automation.webhook import post
 from xdub_platform.chain import KIND_TAG, PLAN
 from xdub_platform.partitions import shards
 from xdub_platform.platform import Platform
+from xdub_platform.repair import end_killed_runs
 from xdub_platform.settings import AutomationSettings, Settings
 
 MESSAGES_A_LOOK = 20
@@ -50,8 +51,9 @@ def look_for_footage(context: dg.SensorEvaluationContext, platform: Platform) ->
 
     The cursor holds the highest shard that a run was asked for. It moves only together with that run, whose key names
     the shards: a daemon that dies in between neither loses nor doubles one. What a failed run was to make is asked for
-    again, with what is new at once, else after a pause.
+    again, with what is new at once, else after a pause. Runs that were killed fail first: nothing waits for them.
     """
+    end_killed_runs(platform.settings, context.instance)
     automation, told, requests = platform.settings.automation, list[str](), list[dg.RunRequest]()
     platform.ledger.take(platform.settings.incoming, platform.settings.clips_per_shard, automation.rest_seconds)
     every = platform.ledger.shards()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,17 +14,33 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from assets.gates import GATE
 from assets.produce import INPUTS
+from xdub_platform.automation.bucket import Bucket
 from xdub_platform.automation.footage import new_pairs, unmade_shards
 from xdub_platform.automation.jobs import PLANS, full_chain, take_in_footage
 from xdub_platform.automation.sensors import look_for_footage, new_footage
 from xdub_platform.instance import open_instance
+from xdub_platform.locks import Owner, owned
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.settings import load_settings
 
 HOURS = 0.01
+KILLED = """
+import os, signal, sys
+from unittest.mock import patch
+from xdub_platform.automation import jobs
+from xdub_platform.instance import open_instance
+from xdub_platform.platform import build_platform
+from xdub_platform.settings import load_settings
+
+job, doing = sys.argv[1:]
+with open_instance(load_settings()) as instance, patch(doing, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
+    getattr(jobs, job).execute_in_process(instance=instance, resources={"platform": build_platform(load_settings())})
+"""
+"""A process that is killed in the middle of a job."""
 LONG_AGO = (1_000_000, 1_000_000)
 
 
@@ -175,6 +194,39 @@ def test_a_retrain_waits_for_the_planner_at_work(platform: Platform, instance: d
     assert "a run is at work" in str(waiting.skip_reason)
     instance.report_run_canceled(run)
     assert requested(look(platform, instance)) == ["retrain"]
+
+
+@pytest.mark.parametrize(
+    ("job", "doing", "again"),
+    [
+        ("full_chain", "xdub_platform.running.run_chain", "true"),
+        ("fetch_footage", f"{Bucket.__module__}.Bucket.fetch", "false"),
+    ],
+)
+def test_a_run_that_was_killed_with_its_code_location_fails(
+    platform: Platform, instance: dg.DagsterInstance, job: str, doing: str, again: str
+) -> None:
+    environment = {**os.environ, "XDUB_STATE_ROOT": str(platform.settings.state_root)}
+    done = subprocess.run([sys.executable, "-c", KILLED, job, doing], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.STARTED
+    look(platform, instance)
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert run.tags[WILL_RETRY_TAG] == again
+    assert not list(platform.settings.path("work", "jobs").iterdir())
+
+
+def test_runs_that_live_or_are_another_machines_go_on(platform: Platform, instance: dg.DagsterInstance) -> None:
+    folder = platform.settings.path("work", "jobs")
+    for run_id in ("here", "elsewhere"):
+        instance.add_run(dg.DagsterRun(job_name="full_chain", run_id=run_id, status=dg.DagsterRunStatus.STARTED))
+    with owned(folder / "here.lock", Owner("full_chain", "here")):
+        gone = Owner("full_chain", "elsewhere", pid=2**22 + 1, host="elsewhere")
+        (folder / "elsewhere.lock").write_text(json.dumps(vars(gone)), encoding="utf-8")
+        look(platform, instance)
+    assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.STARTED}
 
 
 def test_it_is_off_until_somebody_or_a_setting_switches_it_on(platform: Platform, tmp_path: Path) -> None:
