@@ -369,9 +369,7 @@ def _carry_out(platform: Platform, decision: Decision, kind: str, check_lock: Ca
         run.text("decision.json", json.dumps({**asdict(decision), "kind": kind, "scores": scores}, indent=1))
         if decision.accepted:
             check_lock()
-            move_champion(platform, decision)
-            if kind == "roll_back" and decision.champion is not None:
-                client.set_model_version_tag(name, str(decision.champion), WITHDRAWN, decision.at)
+            move_champion(platform, decision, withdraw=kind == "roll_back")
             if WITHDRAWN in platform.mlflow.versions(name)[decision.challenger]:
                 client.delete_model_version_tag(name, str(decision.challenger), WITHDRAWN)
         verdict = "accepted" if decision.accepted else "refused"
@@ -381,8 +379,13 @@ def _carry_out(platform: Platform, decision: Decision, kind: str, check_lock: Ca
     return decision
 
 
-def move_champion(platform: Platform, decision: Decision) -> None:
+def move_champion(platform: Platform, decision: Decision, *, withdraw: bool = False) -> None:
     """Points the alias at an accepted challenger if the old one is still the one that was judged.
+
+    Args:
+        platform: Resources.
+        decision: What was decided.
+        withdraw: Whether the old one may not come back by itself.
 
     Raises:
         InputError: Somebody who does not take the lock moved it meanwhile.
@@ -394,7 +397,10 @@ def move_champion(platform: Platform, decision: Decision) -> None:
             f"{decision.champion or 'none'}",
             "promote again",
         )
-    platform.mlflow.set_alias(platform.settings.mlflow.model_name, "champion", decision.challenger)
+    name = platform.settings.mlflow.model_name
+    if withdraw and decision.champion is not None:  # first: a crash must not leave it as one that may come back
+        platform.mlflow.client().set_model_version_tag(name, str(decision.champion), WITHDRAWN, decision.at)
+    platform.mlflow.set_alias(name, "champion", decision.challenger)
 
 
 def _number(platform: Platform, version: str) -> int | None:

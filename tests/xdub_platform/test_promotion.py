@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -41,6 +42,7 @@ from xdub_platform.promotion import (
     roll_back,
     unfit,
 )
+from xdub_platform.resources.mlflow import MlflowRuns
 from xdub_platform.scores import Scored, record_scores, recorded_scores
 from xdub_platform.settings import PromotionSettings, Settings, load_settings
 
@@ -293,6 +295,27 @@ def test_the_alias_moves_only_from_the_champion_that_was_judged(platform: Platfo
     stale = Decision(True, "", 2, None, [], "")
     with pytest.raises(InputError, match="the champion became version 1 while version 2 was compared with none"):
         move_champion(platform, stale)
+    assert champion(platform) == 1
+
+
+def test_a_rollback_that_is_cut_short_leaves_nothing_that_comes_back(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(platform, tmp_path, "two")
+    score(platform, 2, tmp_path, noise=0.4)
+    assert promote(platform).accepted
+    moves = MlflowRuns.set_alias
+
+    def crash(*arguments: Any) -> None:
+        moves(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowRuns, "set_alias", crash)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(platform, 1)
+    assert champion(platform) == 1
+    assert "was rolled back" in promote(platform).reason
     assert champion(platform) == 1
 
 
