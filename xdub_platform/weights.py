@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from model_code.errors import InputError
 from xdub_platform.integrity import DamagedModelError, verified
 from xdub_platform.licences import carried
-from xdub_platform.locks import held
+from xdub_platform.locks import held, seized
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MANIFEST_TAG
 from xdub_platform.resources.store import Dataset
@@ -139,11 +139,14 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
         overlap_frames=settings.phases.editor.motion_frames,
         stitching="latents",
     )
-    work = settings.path("work")
+    work = settings.path("work", "assemble")
     work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="assemble-", dir=work) as scratch:
-        transformer = verified(platform, str(found.version), name, into=Path(scratch))
-        folder = Path(scratch) / "model"
+    # Under a lock: `xdub doctor --repair` clears it only when that is nobody's. Not right below it, where config.json
+    # would make it a worker's folder, whose unfinished work stays.
+    with tempfile.TemporaryDirectory(dir=work) as scratch, seized(Path(f"{scratch}.lock")):
+        copied, folder = Path(scratch, "parts", "weights"), Path(scratch, "parts", "model")
+        copied.mkdir(parents=True)
+        transformer = verified(platform, str(found.version), name, into=copied)
         config = assemble(transformer, settings.backbones, config, folder, settings.features)
         with platform.mlflow.run("weights assemble", tags=tags) as run:
             run.params(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from model_code import base
 from model_code.config import MediaConfig
+from model_code.dubbing.assemble import assemble
 from model_code.dubbing.dub import plan_dub
 from model_code.dubbing.model import DubbingPipelineModel, read_config
 from model_code.errors import InputError
@@ -22,6 +24,7 @@ from xdub_platform.cli import app
 from xdub_platform.dubbing import RegisteredDubber
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import promote, roll_back
+from xdub_platform.repair import leftovers
 from xdub_platform.settings import RELEASED_FLOW, load_settings
 from xdub_platform.weights import assemble_dubber, import_weights
 
@@ -140,7 +143,25 @@ def test_what_does_not_fit_is_told_in_a_line(
     other = build_platform(load_settings(state_root=platform.settings.state_root, **small({**published, **chosen})))
     with pytest.raises(InputError, match=told):
         assemble_dubber(other)
-    assert not list((platform.settings.state_root / "work").glob("assemble-*"))
+    assert not any(platform.settings.path("work", "assemble").iterdir())
+
+
+def test_repair_clears_what_a_killed_assembly_left_and_leaves_a_living_one(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = platform.settings.path("work", "assemble")
+
+    def while_repaired(transformer: Path, backbones: Any, config: Any, folder: Path, features: Path) -> Any:
+        (mine,) = (path for path in work.iterdir() if path.is_dir())
+        shutil.copytree(transformer, mine / "parts" / "weights" / "transformer")
+        shutil.copytree(mine, work / "killed")
+        assert [leftover.what for leftover in leftovers(platform.settings, repair=True)] == ["work/assemble/killed"]
+        assert [path for path in work.iterdir() if path.is_dir()] == [mine]
+        return assemble(mine / "parts" / "weights" / "transformer", backbones, config, folder, features)
+
+    monkeypatch.setattr("model_code.dubbing.assemble.assemble", while_repaired)
+    assemble_dubber(platform)
+    assert not any(work.iterdir())
 
 
 def test_the_command_needs_imported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
