@@ -26,5 +26,5 @@ def publish_registry(context: dg.OpExecutionContext, config: PublishConfig, plat
 
 @dg.job(tags={KIND_TAG: ACT})
 def publish() -> None:
-    """Publishes the data registry: `dvc get` and `dvc import` elsewhere can then name the tag."""
+    """Publishes the data registry under a tag, and pushes it to a remote from which it can be restored."""
     publish_registry()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,9 @@ from dvc.config import Config
 from dvc_data.hashfile.build import IgnoreInCollectedDirError
 
 from model_code.errors import InputError
-from xdub_platform.resources.store import DvcStore
+from xdub_platform.resources.store import Dataset, DvcStore
+
+DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 
 
 @pytest.fixture
@@ -102,12 +109,63 @@ def test_a_tag_stays_what_it_names(store: DvcStore, tmp_path: Path) -> None:
     assert git(store.folder, "rev-parse", "v1^{commit}", "v2^{commit}").split() == [first, second]
 
 
-def test_publishing_pushes_to_the_remote(tmp_path: Path) -> None:
+def restored(remote: Path, folder: Path) -> Path:
+    """A registry made anew of what lies at the remote, by the commands of docs/deploy.md."""
+    steps = re.search(r"```bash\n(dvc get-url .*?)```", DEPLOY.read_text(encoding="utf-8"), re.DOTALL)
+    assert steps is not None
+    script = steps[1].replace("s3://xdub/registry", str(remote)).replace("STATE_ROOT", str(folder))
+    script = re.sub(r" --fs-config \S+$", "", script, flags=re.MULTILINE)  # S3's alone
+    folder.mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-eux", "-c", script], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "registry"
+
+
+def test_what_was_published_can_be_restored_from_the_remote(tmp_path: Path) -> None:
     remote = tmp_path / "remote"
-    store = DvcStore(root=str(tmp_path / "registry"), remote_url=str(remote))
-    store.put("clips/s0", directory(tmp_path, "a", "one"))
+    store = DvcStore(root=str(tmp_path / "lost" / "registry"), remote_url=str(remote))
+    old = store.put("clips/s0", directory(tmp_path, "a", "one"))
     store.publish("v1", "first")
-    assert sum(path.is_file() for path in remote.rglob("*")) == 2  # the file and the directory's listing
+    new = store.put("clips/s0", directory(tmp_path, "b", "two"))
+    editor = store.put("editor", directory(tmp_path, "c", "weights"))
+    store.record("editor", "gate", {"passed": True})
+    store.publish("v2", "second")
+    shutil.rmtree(store.folder.parent)
+    again = DvcStore(root=str(restored(remote, tmp_path / "state")), remote_url=str(remote))
+    assert (again.get("clips/s0"), again.get("editor")) == (moved(new, again), moved(editor, again))
+    assert (again.path("clips/s0") / "data.txt").read_text(encoding="utf-8") == "two"
+    assert (again.path("editor") / "data.txt").read_text(encoding="utf-8") == "weights"
+    assert (again.recorded("editor", "gate") or {})["passed"] is True
+    again.put("clips/s1", directory(tmp_path, "d", "three"))
+    again.publish("v3", "it goes on")
+    checked_out = restored(remote, tmp_path / "earlier")
+    assert git(checked_out, "tag").split() == ["v1", "v2", "v3"]
+    git(checked_out, "checkout", "--quiet", "v1")
+    subprocess.run([sys.executable, "-m", "dvc", "pull"], cwd=checked_out, check=True, capture_output=True)
+    earlier = DvcStore(root=str(checked_out))
+    assert earlier.get("clips/s0") == moved(old, earlier)
+    assert (earlier.path("clips/s0") / "data.txt").read_text(encoding="utf-8") == "one"
+
+
+def moved(dataset: Dataset, store: DvcStore) -> Dataset:
+    return replace(dataset, path=store.path(dataset.name))
+
+
+def test_a_new_registry_keeps_what_another_one_published(tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    lost = DvcStore(root=str(tmp_path / "lost"), remote_url=str(remote))
+    lost.put("clips/s0", directory(tmp_path, "a", "one"))
+    first = lost.publish("v1", "by the registry that was lost")
+    new = DvcStore(root=str(tmp_path / "new"), remote_url=str(remote))
+    new.put("clips/s0", directory(tmp_path, "b", "two"))
+    with pytest.raises(InputError, match="the tag 'v1'"):
+        new.publish("v1", "by another")
+    second = new.publish("v2", "by another")
+    folder = restored(remote, tmp_path / "state")
+    assert git(folder, "rev-parse", "v1^{commit}", "v2^{commit}", "HEAD").split() == [first, second, second]
 
 
 def test_a_remote_that_is_set_later_or_changed_counts(tmp_path: Path) -> None:

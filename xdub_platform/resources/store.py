@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 import yaml
@@ -26,6 +27,9 @@ import yaml
 from model_code.errors import InputError
 from model_code.files import write_json, write_text
 from xdub_platform.locks import held
+
+if TYPE_CHECKING:
+    from dvc.fs import FileSystem
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ IGNORED = (".trash/", "*.part")
 """What git must not see."""
 REMOTE = "store"
 """DVC's name for the remote."""
+BUNDLE = "registry.bundle"
+"""At the remote, beside the data: the git repository with its tags."""
 GIT_IDENTITY = ("-c", "user.name=xdub", "-c", "user.email=xdub@localhost")
 
 
@@ -197,7 +203,9 @@ class DvcStore(dg.ConfigurableResource):
     def publish(self, tag: str, message: str) -> str:
         """Commits every pointer and record in the registry's git and tags it; returns the commit.
 
-        The same tag again goes on where a publication broke off, as long as nothing has changed since.
+        A remote gets the data, and the git repository with all tags as one file, `BUNDLE`: a clone of it and a
+        `dvc pull` there are the registry again. The same tag again goes on where a publication broke off, as long
+        as nothing has changed since.
 
         Raises:
             InputError: The tag names something else.
@@ -205,6 +213,8 @@ class DvcStore(dg.ConfigurableResource):
         with self.locked():
             self._ensure()
             self.undo()
+            if self.remote_url:
+                self._take_over_tags()
             self._git("add", "--all", ".")
             changed = bool(self._git("status", "--porcelain"))
             taken = tag in self._git("tag").split()
@@ -281,11 +291,31 @@ class DvcStore(dg.ConfigurableResource):
             repo.scm_context.quiet = True
             repo.add(str(target))
 
+    def _take_over_tags(self) -> None:
+        """Tags that another registry published there, one that was lost perhaps: the bundle is replaced whole."""
+        with self._bundle() as (remote, there, here):
+            if remote.exists(there):
+                remote.get_file(there, here)
+                self._git("fetch", "--quiet", here, "refs/tags/*:refs/tags/*")
+
     def _push(self) -> None:
+        """The data first: what the bundle names is there."""
         from dvc.repo import Repo
 
         with Repo(str(self.folder)) as repo:
             repo.push()
+        with self._bundle() as (remote, there, here):
+            self._git("bundle", "create", "--quiet", here, "HEAD", "--branches", "--tags")
+            remote.put_file(here, there)
+
+    @contextmanager
+    def _bundle(self) -> Iterator[tuple[FileSystem, str, str]]:
+        """The remote's file system, the bundle's path there, and one here for the time of the block."""
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo, TemporaryDirectory() as scratch:
+            remote = repo.cloud.get_remote()
+            yield remote.fs, remote.fs.join(remote.path, BUNDLE), str(Path(scratch) / BUNDLE)
 
     def _git(self, *arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
