@@ -412,9 +412,7 @@ def _existing(platform: Platform, version: str) -> int:
     number = _number(platform, version)
     if number is None:
         name = platform.settings.mlflow.model_name
-        raise InputError(
-            f"no version {version} of {name} is registered", "see `xdub status`, or `xdub run` first"
-        )
+        raise InputError(f"no version {version} of {name} is registered", "see `xdub status`, or `xdub run` first")
     return number
 
 

@@ -57,6 +57,10 @@ class Deploy:
 
         return VARIABLE.sub(value, text)
 
+    def required(self) -> set[str]:
+        """Variables without which compose refuses to start."""
+        return {match["name"] for match in VARIABLE.finditer(self.text("compose.yaml")) if match["operator"] == ":?"}
+
     @staticmethod
     def literal_secrets(text: str) -> list[str]:
         """Lines that give a password, key or token a value instead of naming where it comes from."""

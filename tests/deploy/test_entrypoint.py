@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 
+from model_code.errors import InputError
 from tests.postgres import postgres, postgres_server  # noqa: F401
 from xdub_platform.instance import open_instance
+from xdub_platform.serving.app import check_exposure
 from xdub_platform.settings import load_settings
 
 SHOW = [sys.executable, "-c", "import os; print(os.environ['DAGSTER_HOME'], os.environ['XDUB_DATABASE__URL'])"]
@@ -89,6 +92,25 @@ assert definitions.defs.executor.name == "k8s", definitions.defs.executor.name
     environment = {**os.environ, "XDUB_PROCESSES__LAUNCHER": "kubernetes"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_key_is_made_before_anything_runs(
+    deploy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `docker compose run --rm server xdub serve --new-key me` does: without a key the server would not start."""
+    text = deploy.interpolated(deploy.text("compose.yaml"), dict.fromkeys(deploy.required(), "x"))
+    server = yaml.safe_load(text)["services"]["server"]
+    environment = {**server["environment"], "XDUB_STATE_ROOT": str(tmp_path)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    host = server["command"][server["command"].index("--host") + 1]
+    with pytest.raises(InputError, match="there is no API key"):
+        check_exposure(load_settings(), host)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = start(deploy, ["xdub", "serve", "--new-key", "me"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("xdub_")
+    check_exposure(load_settings(), host)
 
 
 class Buckets(BaseHTTPRequestHandler):

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 FILES = ("namespace.yaml", "settings.yaml", "state.yaml", "mlflow.yaml", "server.yaml", "network.yaml")
+BY_HAND = ("server",)
+"""Pods that somebody starts for a command or two; no part of the kustomization."""
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -23,7 +25,7 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> dict[str, dict[str, A
     return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *(f"by-hand/{name}.yaml" for name in BY_HAND)])
 def test_schema(deploy: Any, name: str) -> None:
     documents = deploy.documents(f"kubernetes/{name}")
     assert documents
@@ -111,6 +113,40 @@ def test_every_pod(manifests: list[dict[str, Any]], name: str) -> None:
     mounts = {each["name"] for each in container["volumeMounts"]}
     assert mounts == {each["name"] for each in pod["volumes"]}
     assert "/tmp" in {each["mountPath"] for each in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_pods_for_work_by_hand(manifests: list[dict[str, Any]], deploy: Any, name: str) -> None:
+    """They see what the pods see that they stand in for, and are hardened as well; no Service or policy means them."""
+    assert {path.stem for path in (deploy.folder / "kubernetes" / "by-hand").iterdir()} == set(BY_HAND)
+    (manifest,) = deploy.documents(f"kubernetes/by-hand/{name}.yaml")
+    assert (manifest["kind"], manifest["metadata"]["name"]) == ("Pod", f"{name}-by-hand")
+    assert manifest["metadata"]["labels"] == {
+        "app.kubernetes.io/name": f"{name}-by-hand",
+        "app.kubernetes.io/part-of": "xdub",
+    }
+    pod, (container,) = manifest["spec"], manifest["spec"]["containers"]
+    server = pods(manifests)["server"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["activeDeadlineSeconds"]
+    for field in ("automountServiceAccountToken", "securityContext"):
+        assert pod[field] == server[field]
+    for field in ("securityContext", "envFrom", "volumeMounts", "imagePullPolicy"):
+        assert container[field] == server["containers"][0][field]
+    assert container["resources"]["limits"].keys() == {"memory"}
+    assert container["image"] == f"registry.example.com/xdub/{name}:{distribution('xdub-platform').version}"
+
+
+def test_the_servers_pod_by_hand_is_on_its_node_and_volume(manifests: list[dict[str, Any]], deploy: Any) -> None:
+    (manifest,) = deploy.documents("kubernetes/by-hand/server.yaml")
+    deployment, pod = of_kind(manifests, "Deployment")["server"], manifest["spec"]
+    server = deployment["spec"]["template"]
+    (near,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert near["labelSelector"]["matchLabels"].items() <= server["metadata"]["labels"].items()
+    assert pod["tolerations"] == server["spec"]["tolerations"]
+    assert pod["volumes"][0] == server["spec"]["volumes"][0]
+    assert pod["containers"][0]["env"] == server["spec"]["containers"][0]["env"]
+    assert pod["containers"][0]["image"] == server["spec"]["containers"][0]["image"]
 
 
 def test_the_server_has_an_accelerator_and_only_it(manifests: list[dict[str, Any]]) -> None:

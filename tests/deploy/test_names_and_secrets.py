@@ -59,7 +59,7 @@ def test_a_planted_secret_is_found(deploy: Any, planted: str) -> None:
 
 def test_every_reference_is_required_and_offered(deploy: Any) -> None:
     """What compose demands is an empty line of .env.example, and nothing else is."""
-    demanded = set(re.findall(r"\$\{(\w+):\?", deploy.text("compose.yaml")))
+    demanded = deploy.required()
     lines = [line for line in deploy.text(".env.example").splitlines() if line and not line.startswith("#")]
     offered = dict(line.split("=", 1) for line in lines)
     optional = set(re.findall(r"\$\{(\w+):-", deploy.text("compose.yaml")))
