@@ -54,7 +54,7 @@ from model_code.speech.espeak import Utterance
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_FRAME = 640
-CASES_VERSION = 2
+CASES_VERSION = 3
 """Rises when the same settings make other cases."""
 PERCEIVED_EVERY = 3
 """Every so many frames one is shown to the perceptual encoder: those 0.12 s apart say the same."""
@@ -208,8 +208,9 @@ def build_cases(
 ) -> list[Case]:
     """Renders (in `pool`), ingests and cuts every case; what `folder` already holds is read back.
 
-    A clip that ingest turns away is left out with a warning. Benchmarks that run side by side may share `folder`, which
-    holds whole cases alone; each has a `scratch` folder of its own for their footage, which is removed.
+    A clip that ingest turns away, or cuts so that none of its silent frames is left, is left out with a warning.
+    Benchmarks that run side by side may share `folder`, which holds whole cases alone; each has a `scratch` folder of
+    its own for their footage, which is removed.
     """
     specs = case_specs(config, corpus)
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,6 +276,9 @@ def _cut_case(
     start = int(sample.row.get("start_frame", 0))
     span = slice(start, start + count)
     quiet = truth["silent"][span]
+    if not len(quiet):
+        logger.warning("of %s ingest kept none of the first %d frames", spec.name, config.silent_frames)
+        return None
     case_id = f"{spec.name}_{config.seed}"
     return Case(
         case_id=case_id,

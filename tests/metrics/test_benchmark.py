@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
 from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
 from model_code.faces.crop import crop, to_crop
+from model_code.faces.landmarker import Landmarker
 from model_code.faces.track import crop_boxes
 from model_code.lifetime import process_pool
+from model_code.media.sample import ClipSample
 from model_code.media.video import read_video
+from model_code.metrics import benchmark
 from model_code.metrics.benchmark import Case, Judges, build_cases, case_specs, run_benchmark
 from model_code.metrics.evaluators.identity_judge import IdentityJudge
 from model_code.metrics.evaluators.mouth_reader import MouthReader
@@ -237,6 +240,33 @@ def test_fresh_heads_are_others_for_another_seed() -> None:
     corpus = CorpusConfig()
     first, second = (case_specs(BenchmarkConfig(cases=2, heads_seed=seed, seconds=1.0), corpus) for seed in (1, 2))
     assert not {spec.head_seed for spec in first} & {spec.head_seed for spec in second}
+
+
+def test_a_clip_cut_after_its_silent_frames_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case that nobody can dub to silence would end the benchmark of all the others."""
+    starts = iter((4, 5))
+
+    def taken_in(*_: object) -> ClipSample:
+        start = next(starts)
+        count = FRAMES - start
+        return ClipSample(
+            clip_id="clip",
+            row={"start_frame": start},
+            frames=np.zeros((count, 64, 64, 3), np.uint8),
+            landmarks=np.zeros((count, 68, 2), np.float32),
+            confidence=np.ones(count, np.float32),
+            audio=np.zeros(640 * count, np.float32),
+            boxes=np.tile(np.array([0, 0, 64, 64], np.float32), (count, 1)),
+        )
+
+    monkeypatch.setattr(benchmark, "_taken_in", taken_in)
+    config, corpus = BenchmarkConfig(cases=2, heads_seed=3, seconds=1.0, silent_frames=5), CorpusConfig(frame_size=64)
+    with ThreadPoolExecutor(1) as pool:
+        built = build_cases(
+            config, corpus, MediaConfig(), Landmarker(), tmp_path / "cases", scratch=tmp_path / "footage", pool=pool
+        )
+    assert [len(case.frames) for case in built] == [FRAMES - 4]
+    assert [len(case.silent_item().frames) for case in built] == [1]
 
 
 @pytest.mark.slow
