@@ -6,8 +6,6 @@ The inpainting mask must not tell how the mouth stands (paper, section on the ge
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -98,30 +96,6 @@ def paste_mask(landmarks: F32, size: int, occluder: Bool | None = None) -> F32:
     mask = (mask * frame).astype(np.float32)
     mask[mask < 1 / 255] = 0
     return mask
-
-
-def to_latent_grid(mask: NDArray[np.generic], spatial: int = 8, mode: Literal["max", "mean"] = "max") -> F32:
-    """Brings a pixel mask to the latent grid: cells of `spatial` pixels, frames grouped 1, 4, 4, ...
-
-    Args:
-        mask: (T, H, W), T = 1 + 4k, sides multiples of `spatial`.
-        spatial: Pixels per latent cell.
-        mode: `max` marks a cell that any pixel touches, `mean` gives its share.
-
-    Returns:
-        (F, H / spatial, W / spatial) float32, F = 1 + (T - 1) / 4.
-
-    Raises:
-        ValueError: If T or a side does not fit the grid.
-    """
-    frames, height, width = mask.shape
-    if frames % 4 != 1 or height % spatial or width % spatial:
-        raise ValueError(f"mask {mask.shape} does not fit the grid: T must be 1 + 4k and sides multiples of {spatial}")
-    cells = mask.astype(np.float32).reshape(frames, height // spatial, spatial, width // spatial, spatial)
-    cells = cells.max((2, 4)) if mode == "max" else cells.mean((2, 4))
-    rest = cells[1:].reshape(-1, 4, *cells.shape[1:])
-    rest = rest.max(1) if mode == "max" else rest.mean(1)
-    return np.concatenate([cells[:1], rest]).astype(np.float32)
 
 
 def _fill(points: F32, size: int | tuple[int, int]) -> Bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model_code.faces.align import ARCFACE_TEMPLATE, align_faces, five_points, mouth_distance, transform, umeyama
 from model_code.faces.crop import crop, crop_yuv, from_crop, resample, resampling_matrix, to_crop
-from model_code.faces.masks import face_loss_mask, face_mask, inpaint_mask, lip_mask, paste_mask, to_latent_grid
+from model_code.faces.masks import face_loss_mask, face_mask, inpaint_mask, lip_mask, paste_mask
 from model_code.faces.track import crop_boxes, face_box
 from model_code.media.video import stream_video, write_video
 from model_code.training.landmarker import MIRROR
@@ -163,18 +163,6 @@ def test_paste_mask_is_zero_at_the_border() -> None:
         border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
         assert border.max() == 0
         assert mask.max() > 0.99
-
-
-def test_masks_on_the_latent_grid() -> None:
-    mask = np.zeros((9, 32, 48), bool)
-    mask[0, 0, 0] = mask[3, 9, 20] = True
-    peak, share = to_latent_grid(mask), to_latent_grid(mask, mode="mean")
-    assert peak.shape == share.shape == (3, 4, 6)
-    assert np.argwhere(peak).tolist() == [[0, 0, 0], [1, 1, 2]]
-    assert share[0, 0, 0] == pytest.approx(1 / 64)
-    assert share[1, 1, 2] == pytest.approx(1 / 256)
-    with pytest.raises(ValueError, match="does not fit"):
-        to_latent_grid(mask[:8])
 
 
 def test_crop_boxes_follow_the_head_not_the_mouth() -> None:
