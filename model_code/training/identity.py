@@ -130,9 +130,19 @@ def verification_accuracy(
     same = speakers[first[wanted]] == speakers[second[wanted]]
     if same.all() or not same.any():
         return None
-    thresholds = np.unique(cosine)
-    hits = (np.sort(cosine[same])[None] >= thresholds[:, None]).mean(1)
-    rejects = (np.sort(cosine[~same])[None] < thresholds[:, None]).mean(1)
+    return best_accuracy(cosine[same], cosine[~same])
+
+
+def best_accuracy(same: NDArray[np.floating], others: NDArray[np.floating]) -> float:
+    """Mean of the shares of `same` at or above a threshold and of `others` below it, at the best threshold.
+
+    Args:
+        same: Cosines (N,) of pairs of one speaker, at least one.
+        others: Cosines (M,) of pairs of two speakers, at least one.
+    """
+    thresholds = np.union1d(same, others)
+    hits = (len(same) - np.searchsorted(np.sort(same), thresholds)) / len(same)
+    rejects = np.searchsorted(np.sort(others), thresholds) / len(others)
     return float(((hits + rejects) / 2).max())
 
 

@@ -12,7 +12,7 @@ import torch
 
 from model_code.errors import InputError
 from model_code.faces.identity import IdentityEncoder, identity_cosine
-from model_code.training.identity import train_identity, verification_accuracy
+from model_code.training.identity import best_accuracy, train_identity, verification_accuracy
 
 
 @dataclass
@@ -71,6 +71,24 @@ def test_vectors_and_loss(trained: tuple[IdentityEncoder, dict[str, Any]], tmp_p
     encoder.save_pretrained(tmp_path)
     again = IdentityEncoder.from_pretrained(tmp_path).embed(clip(0, 0).frames)
     assert float((again * vectors).sum(1).min()) > 0.999
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_accuracy_is_that_of_every_threshold_tried(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    same, others = rng.normal(0.6, 0.3, rng.integers(1, 80)), rng.normal(0.3, 0.3, rng.integers(1, 80))
+    if seed % 2:  # many of one value
+        same, others = same.round(1), others.round(1)
+    same, others = same.astype(np.float32), others.astype(np.float32)
+    thresholds = np.concatenate([same, others])[:, None]
+    expected = (((same >= thresholds).mean(1) + (others < thresholds).mean(1)) / 2).max()
+    assert best_accuracy(same, others) == expected
+
+
+def test_the_best_accuracy_of_many_pairs_takes_no_table_of_them() -> None:
+    """Of every threshold against every pair it would be 2e11 cells."""
+    same, others = (np.random.default_rng(0).normal(mean, 1, 300_000) for mean in (1, -1))
+    assert best_accuracy(same, others) == pytest.approx(0.8413, abs=0.005)
 
 
 def test_verification_measures_the_best_threshold(trained: tuple[IdentityEncoder, dict[str, Any]]) -> None:
