@@ -273,6 +273,7 @@ class TrainingSet:
             raise ValueError(f"no clip has {window_frames} frames: shorten clip_frames or add longer footage")
         if len(self.clips) < len(clips):
             logger.info("%d of %d clips are shorter than a window", len(clips) - len(self.clips), len(clips))
+        self._last: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -289,9 +290,16 @@ class TrainingSet:
         windows = []
         for position in range(step * size, (step + 1) * size):
             epoch, place = divmod(position, len(self.clips))
-            order = rng_for("epoch", seed, epoch).permutation(len(self.clips))
-            windows.append(self._window(self.clips[int(order[place])], rng, reference_frames, count))
+            chosen = self.clips[int(self._order(seed, epoch)[place])]
+            windows.append(self._window(chosen, rng, reference_frames, count))
         return self._collate(windows)
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        """The clips' order in an epoch; the last one is kept, as it serves many batches."""
+        last = self._last  # read once: batches are made in several threads
+        if last is None or last[0] != (seed, epoch):
+            last = self._last = (seed, epoch), rng_for("epoch", seed, epoch).permutation(len(self.clips))
+        return last[1]
 
     def _window(
         self, chosen: EncodedClip | CachedClip, rng: np.random.Generator, reference_frames: int, frames: int

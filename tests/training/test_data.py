@@ -10,6 +10,7 @@ import torch
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
 from model_code.backbones.codec import BlockCodec, BlockCodecConfig
 from model_code.media.sample import ClipSample
+from model_code.seeding import rng_for
 from model_code.training.data import (
     SINGLES_AT_ONCE,
     ClipEncoder,
@@ -121,6 +122,24 @@ def test_an_epoch_shows_every_clip_once() -> None:
     data = TrainingSet([random_clip(i) for i in range(6)], 25, 16)
     seen = [name for step in range(3) for name in data.batch(0, step, 2).clip_ids]
     assert sorted(seen) == [f"clip{i}" for i in range(6)]
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permutation of a large set for every sample would cost more than the sample."""
+    data, drawn = TrainingSet([random_clip(i) for i in range(5)], 25, 16), []
+
+    def counted(*parts: object) -> np.random.Generator:
+        drawn.append(parts)
+        return rng_for(*parts)
+
+    monkeypatch.setattr("model_code.training.data.rng_for", counted)
+    seen = [name for step in range(5) for name in data.batch(3, step, 3).clip_ids]
+    orders = [rng_for("epoch", 3, epoch).permutation(5) for epoch in range(3)]
+    assert seen == [f"clip{i}" for i in np.concatenate(orders)]
+    assert [parts for parts in drawn if parts[0] == "epoch"] == [("epoch", 3, epoch) for epoch in range(3)]
+    another = [rng_for("epoch", 4, epoch).permutation(5) for epoch in range(3)]
+    assert data.batch(4, 4, 3).clip_ids == tuple(f"clip{i}" for i in another[2][2:])
+    assert data.batch(3, 0, 3).clip_ids == tuple(seen[:3])
 
 
 def test_the_reference_comes_from_another_segment() -> None:
