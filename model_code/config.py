@@ -520,7 +520,12 @@ class PretrainConfig(Config):
 
     seed: int = 0
     heads: int = 1200
-    heldout_heads: int = Field(24, description="The last heads of the footage; only cards see them.")
+    heldout_heads: int = Field(
+        24,
+        ge=1,
+        description="The last heads of the footage: codec, landmarker, perceptual encoder and prior learn nothing of "
+        "them; their cards' scores are measured on them.",
+    )
     seconds: float = 3.1
     frame_size: int = 192
     crop_size: int = 96

@@ -17,12 +17,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_code import base
 from model_code.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from model_code.pretrain.footage import Footage
 
 logger = logging.getLogger("pretrain")
 
@@ -50,12 +53,19 @@ def _footage(work: Path, out: Path, config: PretrainConfig) -> None:
     render_footage(work / "footage", config, tell)
 
 
-def _codec(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
+def _split(work: Path, config: PretrainConfig) -> tuple[Iterator[Footage], Iterator[Footage]]:
+    """Footage to learn from, and that of the last heads, which only cards see."""
     from model_code.pretrain.footage import load_footage
+
+    learned = range(config.heads - config.heldout_heads)
+    heldout = range(len(learned), config.heads)
+    return load_footage(work / "footage", config, learned), load_footage(work / "footage", config, heldout)
+
+
+def _codec(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     from model_code.training.codec import train_codec
 
-    clips = [item.sample for item in load_footage(work / "footage", config)]
-    train, held = clips[: -config.heldout_heads], clips[-config.heldout_heads :]
+    train, held = ([item.sample for item in part] for part in _split(work, config))
     return train_codec(
         [clip.frames for clip in train],
         [clip.landmarks for clip in train],
@@ -70,36 +80,35 @@ def _codec(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
 def _landmarker(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
     import numpy as np
 
-    from model_code.pretrain.footage import load_footage
     from model_code.training.landmarker import train_landmarker
 
-    raw, landmarks = zip(
-        *((item.raw, item.raw_landmarks) for item in load_footage(work / "footage", config)), strict=True
+    (frames, landmarks), (heldout_frames, heldout_landmarks) = (
+        [np.concatenate(arrays) for arrays in zip(*((item.raw, item.raw_landmarks) for item in part), strict=True)]
+        for part in _split(work, config)
     )
-    heads = np.concatenate([np.full(len(frames), index) for index, frames in enumerate(raw)])
     return train_landmarker(
-        np.concatenate(raw),
-        np.concatenate(landmarks),
+        frames,
+        landmarks,
         out / "landmarker",
         config.landmarker_steps,
         config.seed,
-        heads,
+        heldout_frames=heldout_frames,
+        heldout_landmarks=heldout_landmarks,
     )
 
 
 def _perceptual(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
-    from model_code.pretrain.footage import load_footage
     from model_code.training.perceptual import train_perceptual
 
-    frames, attributes = zip(
-        *((item.sample.frames, item.attributes) for item in load_footage(work / "footage", config)), strict=True
-    )
+    train, held = ([(item.sample.frames, item.attributes) for item in part] for part in _split(work, config))
     return train_perceptual(
-        list(frames),
-        list(attributes),
+        [frames for frames, _ in train],
+        [attributes for _, attributes in train],
         out / "perceptual",
         config.perceptual_steps,
         config.seed,
+        heldout_crops=[frames for frames, _ in held],
+        heldout_attributes=[attributes for _, attributes in held],
     )
 
 
@@ -110,18 +119,19 @@ def _audio_encoder(work: Path, out: Path, config: PretrainConfig) -> dict[str, A
 
 
 def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
-    from model_code.pretrain.footage import load_footage
     from model_code.training.prior import train_prior
 
     def tell(step: int, steps: int, means: dict[str, float]) -> None:
         logger.info("prior: step %d of %d, %s", step, steps, {name: round(value, 4) for name, value in means.items()})
 
+    train, held = (((item.sample, item.other) for item in part) for part in _split(work, config))
     return train_prior(
-        ((item.sample, item.other) for item in load_footage(work / "footage", config)),
+        train,
         base.load("codec", out),
         base.load("audio_encoder", out),
         out / "prior",
         config.prior,
+        heldout=held,
         init=work / "init" / "prior" if (work / "init" / "prior").is_dir() else None,
         work_dir=work / "prior",
         progress=tell,

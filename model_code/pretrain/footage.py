@@ -6,7 +6,7 @@ Each head is rendered twice, the second time saying something else with all else
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +63,13 @@ def render_footage(folder: Path, config: PretrainConfig, progress: Callable[[int
                 progress(done, config.heads)
 
 
-def load_footage(folder: Path, config: PretrainConfig) -> Iterator[Footage]:
-    """Reads the clips of heads 0..heads-1, one after another: together they fill gigabytes.
+def load_footage(folder: Path, config: PretrainConfig, heads: Iterable[int]) -> Iterator[Footage]:
+    """Reads the clips of these heads, one after another: together they fill gigabytes.
 
     Raises:
         FileNotFoundError: when it comes to one that has not been rendered.
     """
-    return (_load(_path(folder, config, index)) for index in range(config.heads))
+    return (_load(_path(folder, config, index)) for index in heads)
 
 
 def _path(folder: Path, config: PretrainConfig, index: int) -> Path:

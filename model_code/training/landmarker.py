@@ -69,7 +69,9 @@ def train_landmarker(
     out_dir: str | Path,
     steps: int = 1300,
     seed: int = 0,
-    heads: NDArray[np.integer[Any]] | None = None,
+    *,
+    heldout_frames: U8,
+    heldout_landmarks: F32,
     device: str = "cpu",
     training: LandmarkerTraining | None = None,
 ) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def train_landmarker(
         out_dir: Folder of the weights.
         steps: Optimiser steps.
         seed: Of weights, order and augmentation.
-        heads: (N,) which head a frame shows: a tenth of the heads is held out. None: the last tenth of the frames.
+        heldout_frames: Frames of other heads, for the scores.
+        heldout_landmarks: Their landmarks.
         device: Where to train.
         training: Other numbers.
 
@@ -90,7 +93,6 @@ def train_landmarker(
     """
     training = training or LandmarkerTraining()
     began = time.monotonic()
-    learn, held = _split(len(frames), heads, seed)
     torch.manual_seed(seed_for("landmarker", seed))
     rng = rng_for("landmarker crops", seed)
     model = Landmarker().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,7 +102,7 @@ def train_landmarker(
     weight[48:60], weight[60:] = 2.0, 3.0
     for step in range(steps):
         model.train()
-        chosen = np.sort(rng.choice(learn, training.batch))
+        chosen = np.sort(rng.choice(len(frames), training.batch))
         crops, places, face = draw_crops(frames[chosen], landmarks[chosen], model.size, rng, training, device)
         crops = _augment(crops, rng)
         predicted, heat, logits = model.look(crops)
@@ -122,12 +124,16 @@ def train_landmarker(
     card = {
         "name": "landmarker",
         "what": "face crop to 68 landmarks and face confidence",
-        "data": {"frames": len(learn), "held_out_frames": len(held), "frame_size": int(frames.shape[1])},
+        "data": {
+            "frames": len(frames),
+            "held_out_frames": len(heldout_frames),
+            "frame_size": int(frames.shape[1]),
+        },
         "steps": steps,
         "seed": seed,
         "training": asdict(training),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "scores": score_landmarker(Landmarker.from_pretrained(out_dir), frames[held], landmarks[held]),
+        "scores": score_landmarker(Landmarker.from_pretrained(out_dir), heldout_frames, heldout_landmarks),
         "seconds": round(time.monotonic() - began, 1),
         "device": device,
     }
@@ -289,13 +295,3 @@ def _blocky(x: Tensor, step: float) -> Tensor:
     quantum = step * (1 + place[:, None] + place[None]) / 4
     blocks = basis.T @ (torch.round(coefficients / quantum) * quantum) @ basis
     return blocks.permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
-
-
-def _split(count: int, heads: NDArray[np.integer[Any]] | None, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    if heads is None:
-        cut = max(1, count - count // 10)
-        return np.arange(cut), np.arange(min(cut, count - 1), count)
-    names = np.unique(heads)
-    out = rng_for("landmarker split", seed).permutation(names)[: max(1, len(names) // 10)]
-    held = np.isin(heads, out)
-    return np.flatnonzero(~held), np.flatnonzero(held)

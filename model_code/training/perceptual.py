@@ -23,8 +23,6 @@ from model_code.backbones.perceptual import PerceptualConfig, PerceptualEncoder
 from model_code.seeding import rng_for, seed_for
 
 TEMPERATURE = 0.1
-HELD_OUT = 8
-"""Every eighth clip is kept for the card's scores."""
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,6 +49,9 @@ def train_perceptual(
     steps: int = 600,
     seed: int = 0,
     batch_size: int = 48,
+    *,
+    heldout_crops: Sequence[NDArray[np.uint8]],
+    heldout_attributes: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """Trains an encoder on clips of crops and saves it with its card.
 
@@ -61,24 +62,25 @@ def train_perceptual(
         steps: Optimiser steps.
         seed: Decides everything random.
         batch_size: Clips a step; two pictures of each.
+        heldout_crops: Clips of other heads, for the scores.
+        heldout_attributes: Their attributes.
 
     Returns:
         The card: data, seed, seconds and scores on held-out clips.
     """
     started = time.monotonic()
-    classes = {name: tuple(sorted({row[name] for row in attributes})) for name in sorted(attributes[0])}
+    rows = [*attributes, *heldout_attributes]
+    classes = {name: tuple(sorted({row[name] for row in rows})) for name in sorted(rows[0])}
     classes = {name: values for name, values in classes.items() if len(values) > 1}
     torch.manual_seed(seed_for("perceptual", seed) % 2**32)
     encoder = PerceptualEncoder(PerceptualConfig(attributes=classes))
-    train = [index for index in range(len(crops)) if index % HELD_OUT]
-    held = [index for index in range(len(crops)) if not index % HELD_OUT]
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed_for("perceptual augment", seed))
     losses = []
     for step in range(steps):
         rng = rng_for("perceptual", seed, step)
-        chosen = rng.choice(train, size=min(batch_size, len(train)), replace=False)
+        chosen = rng.choice(len(crops), size=min(batch_size, len(crops)), replace=False)
         first, second = (_pictures(crops, chosen, rng) for _ in range(2))
         a, b = encoder.embed(augment(first, generator)), encoder.embed(augment(second, generator))
         logits = a @ b.T / TEMPERATURE
@@ -97,11 +99,18 @@ def train_perceptual(
     card = {
         "name": "perceptual",
         "parameters": sum(value.numel() for value in encoder.parameters()),
-        "data": {"clips": len(crops), "held_out_clips": len(held), "frames": sum(len(clip) for clip in crops)},
+        "data": {
+            "clips": len(crops) + len(heldout_crops),
+            "held_out_clips": len(heldout_crops),
+            "frames": sum(len(clip) for clip in (*crops, *heldout_crops)),
+        },
         "seed": seed,
         "steps": steps,
         "seconds": round(time.monotonic() - started, 1),
-        "scores": {"loss": float(np.mean(losses[-20:])), **_scores(encoder, crops, attributes, held or train, seed)},
+        "scores": {
+            "loss": float(np.mean(losses[-20:])),
+            **_scores(encoder, heldout_crops, heldout_attributes, seed),
+        },
     }
     encoder.save_pretrained(out_dir)
     (Path(out_dir) / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -120,15 +129,14 @@ def _scores(
     encoder: PerceptualEncoder,
     crops: Sequence[NDArray[np.uint8]],
     attributes: Sequence[Mapping[str, str]],
-    held: Sequence[int],
     seed: int,
 ) -> dict[str, float]:
     rng = rng_for("perceptual scores", seed)
-    first, second = (_pictures(crops, held, rng) for _ in range(2))
+    first, second = (_pictures(crops, range(len(crops)), rng) for _ in range(2))
     a, b = encoder.embed(first), encoder.embed(second)
-    scores = {"same_clip_retrieval": float((a @ b.T).argmax(1).eq(torch.arange(len(held))).float().mean())}
+    scores = {"same_clip_retrieval": float((a @ b.T).argmax(1).eq(torch.arange(len(crops))).float().mean())}
     for name, values in encoder.config.attributes.items():
-        truth = torch.tensor([values.index(attributes[index][name]) for index in held])
+        truth = torch.tensor([values.index(row[name]) for row in attributes])
         scores[f"{name}_accuracy"] = float(encoder.heads[name](a).argmax(1).eq(truth).float().mean())
     blurred = [F.avg_pool2d(first, size, stride=1, padding=size // 2) for size in (3, 5, 9)]
     distances = [float(encoder.distance(first, picture).mean()) for picture in blurred]

@@ -31,8 +31,6 @@ from model_code.training.phases import Critics, Phase, make_phase
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 24
-"""Every 24th head is kept for the card's scores."""
 SCORING_BATCHES = 8
 
 
@@ -45,6 +43,7 @@ def train_prior(
     transformer: TransformerConfig | None = None,
     flow: FlowConfig | None = None,
     *,
+    heldout: Iterable[tuple[ClipSample, ClipSample]],
     work_dir: Path,
     init: Path | None = None,
     device: str = "cpu",
@@ -60,6 +59,7 @@ def train_prior(
         phase: Budget; its `phase` is `base`.
         transformer: Shape; `context_channels` is set to the codec's channels.
         flow: Parameterisation.
+        heldout: The same of other heads, for the card's scores.
         work_dir: Latent cache and checkpoints; a killed run goes on from there.
         init: An earlier prior: parts of the same name and shape start from it, others fresh.
         device: Where to train.
@@ -81,10 +81,11 @@ def train_prior(
     encoder = ClipEncoder(codec, audio_encoder, shape.context_fill, work_dir / "latents", target)
     groups: tuple[list[CachedClip], list[CachedClip]] = ([], [])
     frames = 0
-    for head, pair in enumerate(footage):
-        for clip, companion in (pair, pair[::-1]):
-            groups[head % HELD_OUT == 0].append(encoder.encode(clip, companion.frames))
-            frames += len(clip.frames)
+    for group, pairs in zip(groups, (footage, heldout), strict=True):
+        for pair in pairs:
+            for clip, companion in (pair, pair[::-1]):
+                group.append(encoder.encode(clip, companion.frames))
+                frames += len(clip.frames)
     train, held = (TrainingSet(group, phase.clip_frames, shape.audio_window) for group in groups)
     strategy = make_phase(phase, flow, Critics(codec))
     # Another budget, start or footage is another run: its checkpoints are not this one's.

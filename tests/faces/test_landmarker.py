@@ -54,7 +54,8 @@ def _planes(frames: NDArray[np.uint8], path: Path) -> list[YuvFrame]:
 def test_training_lowers_the_error_and_repeats(tmp_path: Path) -> None:
     frames, landmarks = _toy().toy_clip(60, 96, 96, 16.0)  # type: ignore[attr-defined]
     before = score_landmarker(Landmarker(), frames, landmarks, limit=20)["nme"]
-    cards = [train_landmarker(frames, landmarks, tmp_path / name, steps=12, seed=3) for name in ("a", "b")]
+    held = {"heldout_frames": frames[54:], "heldout_landmarks": landmarks[54:]}
+    cards = [train_landmarker(frames[:54], landmarks[:54], tmp_path / name, 12, 3, **held) for name in ("a", "b")]
     assert cards[0]["scores"]["nme"] < 0.7 * before
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     assert json.loads((tmp_path / "a/card.json").read_text())["scores"] == cards[0]["scores"]
