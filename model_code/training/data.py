@@ -3,7 +3,8 @@
 A clip's video is kept as two latent tracks, from which a window at any fourth frame is put together
 without encoding again: `singles` (frames 0, 4, 8, ... each encoded alone, as a causal codec encodes the
 first frame of a video) and `blocks` (the groups of four frames that follow frame 0). A window at block k
-is singles[k] followed by blocks[k], blocks[k+1], ...
+is singles[k] followed by blocks[k], blocks[k+1], ... Of a codec that remembers earlier frames, such as Wan's, that
+is not the encoding of the window alone: docs/numerics.md says how far apart they are.
 """
 
 from __future__ import annotations

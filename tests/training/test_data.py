@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
-from model_code.backbones.codec import BlockCodec, BlockCodecConfig
+from model_code.backbones.codec import BlockCodec, BlockCodecConfig, WanCodec
 from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 from model_code.training.data import (
@@ -24,6 +24,7 @@ from model_code.training.data import (
     to_frames,
     to_network,
 )
+from tests.published import save_vae
 
 
 def random_track(channels: int, blocks: int, seed: int) -> LatentTrack:
@@ -68,6 +69,24 @@ def test_a_window_of_the_track_is_the_encoding_of_the_window(video: np.ndarray, 
     direct = codec.encode(to_network(video[4 * start : 4 * start + 13])[None])[0]
     assert track.n_blocks == 7
     assert torch.allclose(track.window(start, 4), direct, atol=5e-3)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 8])
+def test_a_window_of_wans_track_remembers_the_frames_before_it(start: int, tmp_path: Path) -> None:
+    """What docs/numerics.md says of it: the first latent frame is the window's own, the blocks after it are not."""
+    codec = WanCodec.from_pretrained(save_vae(tmp_path))
+    times, (rows, columns) = np.arange(77)[:, None, None], np.mgrid[:32, :32]
+    waves = [np.sin(columns / (5 + 3 * c) + rows / (7 + 2 * c) + times / 4) for c in range(3)]
+    video = (127 + 90 * np.stack(waves, -1)).astype(np.uint8)
+    own = codec.encode(to_network(video[4 * start : 4 * start + 37])[None])[0]
+    squared = (encode_track(video, codec).window(start, 10) - own).square()
+    apart = (squared.mean((0, 2, 3)).sqrt() / own.std()).numpy()
+    assert apart[0] < 1e-3
+    if start == 0:
+        assert apart.max() < 1e-3
+    else:
+        assert 0.5 < apart[1] < 0.9
+        assert 0.1 < apart[9] < 0.3
 
 
 def test_single_frames_are_encoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
