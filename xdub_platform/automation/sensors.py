@@ -23,6 +23,8 @@ from xdub_platform.repair import end_killed_runs
 from xdub_platform.settings import AutomationSettings, Settings
 
 MESSAGES_A_LOOK = 20
+LOOK_SECONDS = 15.0
+"""A look posts nothing more after this time: Dagster gives it 60 s, and the last message may take all its attempts."""
 ASKED_TAG = "xdub/asked_for"
 """What a run was asked for; the same in every attempt."""
 
@@ -109,8 +111,8 @@ def failures_to_webhook(settings: Settings) -> dg.SensorDefinition:
 def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SkipReason:
     """One look; the cursor moves past a failure once its message was taken, and starts at the first look.
 
-    A message that was not taken ends the look, but does not fail it: Dagster forgets a failed look's cursor, and what
-    was taken before would be sent again.
+    A message that was not taken ends the look, and so does its time, but neither fails it: Dagster forgets a failed
+    look's cursor, and what was taken before would be sent again.
     """
     if not settings.automation.webhook_url:
         return dg.SkipReason("automation.webhook_url is not set")
@@ -121,6 +123,7 @@ def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -
         context.update_cursor(latest.cursor)
         return dg.SkipReason("tells of failures from now on")
     found = instance.fetch_run_status_changes(failed, limit=MESSAGES_A_LOOK, cursor=context.cursor, ascending=True)
+    posted, ends = 0, time.monotonic() + LOOK_SECONDS
     for record in found.records:
         try:
             post(failure_message(instance, record.run_id), settings.automation)
@@ -128,7 +131,10 @@ def look_for_failures(context: dg.SensorEvaluationContext, settings: Settings) -
             context.log.error(str(error))
             return dg.SkipReason(str(error))
         context.update_cursor(EventLogCursor.from_storage_id(record.storage_id).to_string())
-    return dg.SkipReason(f"{len(found.records)} messages posted")
+        posted += 1
+        if time.monotonic() >= ends:
+            break
+    return dg.SkipReason(f"{posted} messages posted")
 
 
 def _status(settings: Settings) -> dg.DefaultSensorStatus:

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from model_code.errors import InputError
-from xdub_platform.automation import webhook
+from xdub_platform.automation import sensors, webhook
 from xdub_platform.automation.sensors import failures_to_webhook
 from xdub_platform.automation.webhook import post
 from xdub_platform.chain import Planner
@@ -170,3 +170,17 @@ def test_every_failure_is_told_once_and_a_gate_by_its_reason(settings: Settings,
     assert told["run_failed"]["assets"] == ["broken"]
     assert told["run_failed"]["reason"] == "no disk"
     assert (told["run_failed"]["started_by"], told["run_failed"]["plan"]) == ("test", "plan-1")
+
+
+def test_a_slow_webhook_gets_the_rest_at_the_next_look(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_instance(settings) as instance:
+        cursor, _ = look(instance, settings, None)
+        for number in range(3):
+            instance.report_run_failed(instance.add_run(dg.DagsterRun(job_name="job", run_id=f"run-{number}")))
+        monkeypatch.setattr(sensors, "LOOK_SECONDS", 0.0)
+        for count in range(1, 4):
+            cursor, told = look(instance, settings, cursor)
+            assert told == "1 messages posted"
+            assert [message["run_id"] for message in receiver.taken] == ["run-0", "run-1", "run-2"][:count]
