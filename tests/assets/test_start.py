@@ -92,7 +92,7 @@ class Workless:
 @pytest.fixture
 def workless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workless:
     made = Workless(tmp_path / "state" / "work" / "workless")
-    monkeypatch.setattr(Workers, "run", lambda self, context, worker, config: made.run(context, worker, config))
+    monkeypatch.setattr(Workers, "run", lambda self, context, worker, config, inputs: made.run(context, worker, config))
     return made
 
 
