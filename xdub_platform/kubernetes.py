@@ -28,6 +28,12 @@ KEPT_SECONDS = 24 * 3600
 """How long a finished job's pod can be looked at."""
 SHARED_MEMORY = "shared-memory"
 LOOK_EVERY = 2.0
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 TAINT_TOLERATED = {"operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -140,16 +146,12 @@ class SubmittedRuns:
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
-        """Makes a node in a run of its own; Dagster gives it another id than `run_id`."""
+        """Makes a node in a run of its own, of which Dagster chooses the id; waits for one that is at it already."""
         return self.pool.submit(self._wait_for, node, tags)
 
     def _wait_for(self, node: Node, tags: dict[str, str]) -> Step:
         start = time.monotonic()
-        key = dg.AssetKey(node.asset)
-        partitions = self.graph.get(key).partitions_def
-        if node.partition is not None and partitions is not None:
-            tags = {**tags, **partitions.get_tags_for_partition_key(node.partition)}
-        run_id = self._client().submit_job_execution(self.job.name, tags=tags, asset_selection=[key])
+        run_id = self._begun(node, tags)
         while True:
             run = self.instance.get_run_by_id(run_id)
             if run is not None and run.is_finished:
@@ -158,6 +160,18 @@ class SubmittedRuns:
         entries = (record.event_log_entry for record in self.instance.get_records_for_run(run_id).records)
         events = [entry.dagster_event for entry in entries if entry.dagster_event]
         return ended(node, run_id, run.is_success, events, time.monotonic() - start)
+
+    def _begun(self, node: Node, tags: dict[str, str]) -> str:
+        """The run that makes a node already, as a planner whose pod died leaves it behind, or else a new one."""
+        key = dg.AssetKey(node.asset)
+        partitions = self.graph.get(key).partitions_def
+        own = {}
+        if node.partition is not None and partitions is not None:
+            own = dict(partitions.get_tags_for_partition_key(node.partition))
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=own)):
+            if run.asset_selection == {key}:
+                return run.run_id
+        return self._client().submit_job_execution(self.job.name, tags={**tags, **own}, asset_selection=[key])
 
     def _client(self) -> DagsterGraphQLClient:
         from dagster_graphql import DagsterGraphQLClient

@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from dagster_graphql import DagsterGraphQLClientError
 
 from xdub_platform.chain import Node, Status
 from xdub_platform.kubernetes import SubmittedRuns
@@ -116,3 +117,52 @@ def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
         assert record.asset_materialization is not None
         assert record.asset_materialization.partition == "s1|b"
         assert record.asset_materialization.metadata["made"].value == "s1|b"
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path / "home"))) as found:
+        yield found
+
+
+@pytest.fixture
+def defs(tmp_path: Path) -> dg.Definitions:
+    (tmp_path / "code.py").write_text(CODE, encoding="utf-8")
+    return runpy.run_path(str(tmp_path / "code.py"))["defs"]
+
+
+def begin(instance: dg.DagsterInstance, defs: dg.Definitions, node: Node) -> dg.DagsterRun:
+    """A run at work, as a planner leaves it behind when its own pod dies."""
+    job, key = defs.resolve_implicit_global_asset_job_def(), dg.AssetKey(node.asset)
+    partitions = defs.resolve_asset_graph().get(key).partitions_def
+    own = partitions.get_tags_for_partition_key(node.partition) if partitions and node.partition else {}
+    return instance.create_run_for_job(
+        job, asset_selection={key}, tags=own, run_config={}, status=dg.DagsterRunStatus.STARTED
+    )
+
+
+def succeed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_SUCCESS.value, job_name=run.job_name)
+    instance.report_dagster_event(event, run.run_id)
+
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+def test_what_a_dead_planner_left_at_work_is_waited_for(
+    instance: dg.DagsterInstance, defs: dg.Definitions, tmp_path: Path
+) -> None:
+    settings = load_settings(state_root=tmp_path / "state", kubernetes={"webserver": NOWHERE})
+    nodes = [Node("pairs", "s0|a"), Node("pairs", "s1|b"), Node("editor")]
+    left = {node: begin(instance, defs, node) for node in nodes}
+    succeed(instance, left[Node("pairs", "s0|a")])  # one that has ended is no reason to make nothing
+    with SubmittedRuns(settings, defs, instance) as runs:
+        again, pairs, editor = (runs.submit(node, {}, "planned") for node in nodes)
+        succeed(instance, left[nodes[1]])
+        instance.report_run_failed(left[nodes[2]], "its pod was evicted")
+        good, bad = pairs.result(60), editor.result(60)
+        with pytest.raises(DagsterGraphQLClientError):  # a new run would be made, by a webserver that is not there
+            again.result(60)
+    assert (good.status, good.run_id) == (Status.DONE, left[nodes[1]].run_id)
+    assert (bad.status, bad.reason, bad.run_id) == (Status.FAILED, "its pod was evicted", left[nodes[2]].run_id)
