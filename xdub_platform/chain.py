@@ -30,6 +30,8 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.event_api import EventLogRecord
 from dagster._core.execution.plan.objects import ErrorSource
 
+from xdub_platform.failures import database_is_away
+
 log = logging.getLogger(__name__)
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -271,8 +273,13 @@ class Planner:
         return Step(node, Status.RUNNING, reason, run_id=str(uuid.uuid4())) if reason else Step(node, Status.FRESH)
 
     def _latest_message(self, step: Step) -> str | None:
-        """What the step's worker said last."""
-        records = self.instance.get_records_for_run(str(step.run_id), limit=3, ascending=False).records
+        """What the step's worker said last; nothing while the database is away, which must not end the plan."""
+        try:
+            records = self.instance.get_records_for_run(str(step.run_id), limit=3, ascending=False).records
+        except Exception as error:
+            if not database_is_away(error):
+                raise
+            return None
         entries = (record.event_log_entry for record in records)
         return next((entry.user_message for entry in entries if not entry.is_dagster_event), None)
 

@@ -42,20 +42,13 @@ def main() -> None:
         typer.echo(f"xdub: {error}", err=True)
         sys.exit(2)
     except Exception as error:
-        if not _database_is_away(error):
+        from xdub_platform.failures import database_is_away
+
+        if not database_is_away(error):
             raise
         told = " ".join(str(error).split())[:200]
         typer.echo(f"xdub: the database does not answer ({told}): start it and run this again", err=True)
         sys.exit(1)
-
-
-def _database_is_away(error: BaseException | None) -> bool:
-    """By name, because importing SQLAlchemy for it would slow every command down."""
-    while error is not None:
-        if type(error).__name__ in ("DagsterPostgresException", "OperationalError"):
-            return True
-        error = error.__cause__
-    return False
 
 
 @app.command()

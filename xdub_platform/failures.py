@@ -1,4 +1,4 @@
-"""How bad input fails a Dagster run."""
+"""How bad input fails a Dagster run, and what only says that the database is away."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def input_error_fails_the_run() -> Iterator[None]:
         yield
     except InputError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def database_is_away(error: BaseException | None) -> bool:
+    """Whether an error only says so; told by name, because importing SQLAlchemy would slow every command down."""
+    while error is not None:
+        if type(error).__name__ in ("DagsterPostgresException", "OperationalError", "InterfaceError"):
+            return True
+        error = error.__cause__
+    return False

@@ -6,20 +6,26 @@ so the accelerators belong to the step's pod.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import dagster as dg
 from dagster._core.definitions.op_definition import OpDefinition
 
 from xdub_platform.chain import Node, Step, ended
+from xdub_platform.failures import database_is_away
 from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
     from dagster_graphql import DagsterGraphQLClient
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONFIG_TAG = "dagster-k8s/config"
 USER_ID = 10001
@@ -151,15 +157,31 @@ class SubmittedRuns:
 
     def _wait_for(self, node: Node, tags: dict[str, str]) -> Step:
         start = time.monotonic()
-        run_id = self._begun(node, tags)
+        run_id = self._patiently(lambda: self._begun(node, tags))
         while True:
-            run = self.instance.get_run_by_id(run_id)
+            run = self._patiently(lambda: self.instance.get_run_by_id(run_id))
             if run is not None and run.is_finished:
                 break
             time.sleep(LOOK_EVERY)
-        entries = (record.event_log_entry for record in self.instance.get_records_for_run(run_id).records)
+        records = self._patiently(lambda: self.instance.get_records_for_run(run_id).records)
+        entries = (record.event_log_entry for record in records)
         events = [entry.dagster_event for entry in entries if entry.dagster_event]
         return ended(node, run_id, run.is_success, events, time.monotonic() - start)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives, in the end: database and webserver may be away for a while, as when one starts again."""
+        from dagster_graphql import DagsterGraphQLClientError
+
+        deadline = time.monotonic() + self.settings.kubernetes.patience_seconds
+        while True:
+            try:
+                return ask()
+            except Exception as error:
+                away = database_is_away(error) or isinstance(error, DagsterGraphQLClientError)
+                if not away or time.monotonic() >= deadline:
+                    raise
+                log.warning("asked again in %.0f s: %s", LOOK_EVERY, " ".join(str(error).split())[:200])
+                time.sleep(LOOK_EVERY)
 
     def _begun(self, node: Node, tags: dict[str, str]) -> str:
         """The run that makes a node already, as a planner whose pod died leaves it behind, or else a new one."""

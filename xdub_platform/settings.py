@@ -135,6 +135,9 @@ class KubernetesSettings(Config):
     cpu: str = Field("4", description="CPUs that a step's pod asks for.")
     memory: str = Field("32Gi", description="Memory that a step's pod asks for and may not exceed.")
     max_seconds: int = Field(7 * 24 * 3600, ge=60, description="Longest life of a step's pod, waiting included.")
+    patience_seconds: float = Field(
+        600.0, ge=0, description="How long the planner asks again while database or webserver do not answer."
+    )
 
 
 class ServingSettings(Config):

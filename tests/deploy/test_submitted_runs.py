@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -18,10 +20,16 @@ import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster_graphql import DagsterGraphQLClientError
+from dagster_postgres.utils import DagsterPostgresException
 
-from xdub_platform.chain import Node, Status
-from xdub_platform.kubernetes import SubmittedRuns
+from tests.postgres import PostgresServer, postgres_server
+from xdub_platform.chain import Node, Planner, Status
+from xdub_platform.instance import open_instance
+from xdub_platform.kubernetes import LOOK_EVERY, SubmittedRuns
 from xdub_platform.settings import load_settings
+
+__all__ = ["postgres_server"]
+NOWHERE = "http://127.0.0.1:1"
 
 CODE = """
 import dagster as dg
@@ -51,28 +59,45 @@ defs = dg.Definitions(assets=[pairs, editor, clips])
 
 
 @pytest.fixture
-def webserver(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """Its code file and port."""
-    code, home = tmp_path / "code.py", tmp_path / "home"
-    code.write_text(CODE, encoding="utf-8")
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """Its home is that of the webserver."""
+    home = tmp_path / "home"
     home.mkdir()
     direct = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
     config = {"telemetry": {"enabled": False}, "run_coordinator": direct}
     (home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as found:
+        yield found
+
+
+@pytest.fixture
+def defs(tmp_path: Path) -> dg.Definitions:
+    code = tmp_path / "code.py"
+    code.write_text(CODE, encoding="utf-8")
+    return runpy.run_path(str(code))["defs"]
+
+
+@pytest.fixture
+def port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def webserver(folder: Path, port: int) -> Iterator[None]:
+    """Serves the definitions on the instance until the block ends."""
     program = Path(sys.executable).with_name("dagster-webserver")
-    with (tmp_path / "webserver.log").open("w") as log:
+    with (folder / "webserver.log").open("w") as log:
         process = subprocess.Popen(
-            [str(program), "-f", str(code), "-p", str(port)],
-            env={**os.environ, "DAGSTER_HOME": str(home)},
+            [str(program), "-f", str(folder / "code.py"), "-p", str(port)],
+            env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/server_info", process)
-            yield code, port
+            yield
         finally:
             process.terminate()
             process.wait(60)
@@ -90,46 +115,32 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_nodes_become_runs(webserver: tuple[Path, int], tmp_path: Path) -> None:
-    code, port = webserver
-    defs = runpy.run_path(str(code))["defs"]
+def test_nodes_become_runs(instance: dg.DagsterInstance, defs: dg.Definitions, tmp_path: Path, port: int) -> None:
     settings = load_settings(
         state_root=tmp_path / "state",
         kubernetes={"webserver": f"http://127.0.0.1:{port}"},
         processes={"parallel_runs": 2},
     )
-    reference = InstanceRef.from_dir(str(tmp_path / "home"))
-    with dg.DagsterInstance.from_ref(reference) as instance:
-        with SubmittedRuns(settings, defs, instance) as runs:
-            tags = {"xdub/started_by": "test"}
-            made = runs.submit(Node("pairs", "s1|b"), tags, "planned")
+    tags = {"xdub/started_by": "test"}
+    with SubmittedRuns(settings, defs, instance) as runs:
+        made = runs.submit(Node("pairs", "s1|b"), tags, "planned")
+        time.sleep(LOOK_EVERY)  # it is away at first: the planner asks again
+        assert not made.done()
+        with webserver(tmp_path, port):
             failed = runs.submit(Node("editor"), tags, "planned")
             refused = runs.submit(Node("clips"), tags, "planned").result(300)
             good, bad = made.result(300), failed.result(300)
-        assert (good.status, good.reason) == (Status.DONE, "")
-        assert (bad.status, bad.reason) == (Status.FAILED, "no pairs were accepted")
-        assert (refused.status, refused.reason) == (Status.REJECTED, "no consent")
-        run = instance.get_run_by_id(str(good.run_id))
-        assert run is not None
-        assert run.tags["xdub/started_by"] == "test"
-        record = instance.get_latest_materialization_event(dg.AssetKey("pairs"))
-        assert record is not None
-        assert record.asset_materialization is not None
-        assert record.asset_materialization.partition == "s1|b"
-        assert record.asset_materialization.metadata["made"].value == "s1|b"
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "home").mkdir()
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path / "home"))) as found:
-        yield found
-
-
-@pytest.fixture
-def defs(tmp_path: Path) -> dg.Definitions:
-    (tmp_path / "code.py").write_text(CODE, encoding="utf-8")
-    return runpy.run_path(str(tmp_path / "code.py"))["defs"]
+    assert (good.status, good.reason) == (Status.DONE, "")
+    assert (bad.status, bad.reason) == (Status.FAILED, "no pairs were accepted")
+    assert (refused.status, refused.reason) == (Status.REJECTED, "no consent")
+    run = instance.get_run_by_id(str(good.run_id))
+    assert run is not None
+    assert run.tags["xdub/started_by"] == "test"
+    record = instance.get_latest_materialization_event(dg.AssetKey("pairs"))
+    assert record is not None
+    assert record.asset_materialization is not None
+    assert record.asset_materialization.partition == "s1|b"
+    assert record.asset_materialization.metadata["made"].value == "s1|b"
 
 
 def begin(instance: dg.DagsterInstance, defs: dg.Definitions, node: Node) -> dg.DagsterRun:
@@ -147,13 +158,10 @@ def succeed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     instance.report_dagster_event(event, run.run_id)
 
 
-NOWHERE = "http://127.0.0.1:1"
-
-
 def test_what_a_dead_planner_left_at_work_is_waited_for(
     instance: dg.DagsterInstance, defs: dg.Definitions, tmp_path: Path
 ) -> None:
-    settings = load_settings(state_root=tmp_path / "state", kubernetes={"webserver": NOWHERE})
+    settings = load_settings(state_root=tmp_path / "state", kubernetes={"webserver": NOWHERE, "patience_seconds": 0.0})
     nodes = [Node("pairs", "s0|a"), Node("pairs", "s1|b"), Node("editor")]
     left = {node: begin(instance, defs, node) for node in nodes}
     succeed(instance, left[Node("pairs", "s0|a")])  # one that has ended is no reason to make nothing
@@ -166,3 +174,34 @@ def test_what_a_dead_planner_left_at_work_is_waited_for(
             again.result(60)
     assert (good.status, good.run_id) == (Status.DONE, left[nodes[1]].run_id)
     assert (bad.status, bad.reason, bad.run_id) == (Status.FAILED, "its pod was evicted", left[nodes[2]].run_id)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patience", [600.0, 0.0], ids=["patient", "impatient"])
+def test_a_database_that_is_away_for_a_while_ends_no_plan(
+    defs: dg.Definitions, tmp_path: Path, postgres_server: PostgresServer, patience: float
+) -> None:
+    settings = load_settings(
+        state_root=tmp_path / "state",
+        database={"url": postgres_server.new_database()},
+        kubernetes={"webserver": NOWHERE, "patience_seconds": patience},
+    )
+    with open_instance(settings) as instance:
+        run = begin(instance, defs, Node("editor"))
+        planner = Planner(defs, instance)
+        with ThreadPoolExecutor(1) as pool, SubmittedRuns(settings, defs, instance) as runs:
+            plan = pool.submit(planner.run, "key:editor", submit=runs.submit)
+            time.sleep(2 * LOOK_EVERY)  # by now both its threads ask again and again
+            postgres_server.stop()
+            try:
+                if patience == 0.0:
+                    with pytest.raises(DagsterPostgresException):
+                        plan.result(120)
+                else:
+                    time.sleep(15.0)  # longer than Dagster itself tries to connect
+            finally:
+                postgres_server.start()
+            succeed(instance, run)
+            if patience:
+                (step,) = plan.result(120)
+                assert (step.status, step.run_id) == (Status.DONE, run.run_id)
