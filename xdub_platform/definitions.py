@@ -28,7 +28,7 @@ from xdub_platform.automation.freshness import freshness_policy
 from xdub_platform.automation.jobs import JOBS
 from xdub_platform.automation.schedules import weekly_retrain
 from xdub_platform.automation.sensors import failures_to_webhook, new_footage
-from xdub_platform.kubernetes import executor, with_gpu_tags
+from xdub_platform.kubernetes import executor, with_step_tags
 from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
 
@@ -68,7 +68,7 @@ def code_version(stage: ModuleType, settings: Settings) -> str:
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for one state root."""
     assets = [resolved(stage, settings) for stage in STAGES]
-    assets = [with_gpu_tags(asset, settings) for asset in assets]
+    assets = [with_step_tags(asset, settings) for asset in assets]
     return dg.Definitions(
         assets=assets,
         jobs=[*JOBS, promote, roll_back, publish],

@@ -1,4 +1,4 @@
-"""Steps as pods of a cluster: which executor, which accelerators, and runs that the planner submits there.
+"""Steps as pods of a cluster: which executor, which resources, and runs that the planner submits there.
 
 A step's pod runs the step itself, and the step starts its worker as a process beside it, as it does anywhere:
 so the accelerators belong to the step's pod.
@@ -56,7 +56,7 @@ def executor(settings: Settings) -> dg.ExecutorDefinition:
 
 
 def step_config(settings: Settings) -> dict[str, Any]:
-    """What every step's pod has.
+    """What every step's pod has; those of large assets have more, by `step_tags`.
 
     Kubernetes retries nothing (``backoff_limit`` 0): a preempted pod's replacement could end well while Dagster
     still waits for the first; Dagster retries instead. The deadline counts the wait for a node too, which nothing
@@ -65,10 +65,7 @@ def step_config(settings: Settings) -> dict[str, Any]:
     cluster = settings.kubernetes
     return {
         "container_config": {
-            "resources": {
-                "requests": {"cpu": cluster.cpu, "memory": cluster.memory},
-                "limits": {"memory": cluster.memory},
-            },
+            "resources": _resources(cluster.small_cpu, cluster.small_memory),
             "security_context": {"allow_privilege_escalation": False, "capabilities": {"drop": ["ALL"]}},
         },
         "pod_spec_config": {
@@ -87,24 +84,31 @@ def step_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def gpu_tags(asset: str, settings: Settings) -> dict[str, Any]:
-    """Op tags by which the pod of an asset's step gets its accelerators; empty where it needs none."""
+def _resources(cpu: str, memory: str) -> dict[str, dict[str, str]]:
+    return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
+
+
+def step_tags(asset: str, settings: Settings) -> dict[str, Any]:
+    """Op tags by which the pod of an asset's step gets its accelerators, and more than a small step's resources."""
     cluster = settings.kubernetes
-    count = cluster.gpus.get(asset, 0) if settings.processes.launcher == "kubernetes" else 0
-    if not count:
+    count = cluster.gpus.get(asset, 0)
+    if settings.processes.launcher == "local" or not (count or asset in cluster.large):
         return {}
-    container: dict[str, Any] = {"resources": {"limits": {cluster.gpu_resource: str(count)}}}
-    pod: dict[str, Any] = {"tolerations": [{"key": cluster.gpu_resource, **TAINT_TOLERATED}]}
+    container: dict[str, Any] = {"resources": _resources(cluster.cpu, cluster.memory)}
+    pod: dict[str, Any] = {}
+    if count:
+        container["resources"]["limits"][cluster.gpu_resource] = str(count)
+        pod["tolerations"] = [{"key": cluster.gpu_resource, **TAINT_TOLERATED}]
     if count > 1:  # what they exchange goes through shared memory, of which a pod has 64 MB
         container["volume_mounts"] = [{"name": SHARED_MEMORY, "mount_path": "/dev/shm"}]
         pod["volumes"] = [{"name": SHARED_MEMORY, "empty_dir": {"medium": "Memory"}}]
     return {CONFIG_TAG: {"container_config": container, "pod_spec_config": pod}}
 
 
-def with_gpu_tags(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
+def with_step_tags(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
     """The same asset with the tags of its step; Dagster has no public way to add them after the definition."""
     op = asset.op
-    tags = gpu_tags(asset.key.to_user_string(), settings)
+    tags = step_tags(asset.key.to_user_string(), settings)
     if not tags:
         return asset
     tagged = OpDefinition.dagster_internal_init(

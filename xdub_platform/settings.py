@@ -116,6 +116,8 @@ GPUS = {
     "texture_expert": 1,
     "benchmark_scores": 1,
 }
+LARGE = ("clips", *GPUS, "dubber")
+"""They train, sample, or hold a whole shot or model in memory."""
 
 
 class KubernetesSettings(Config):
@@ -132,8 +134,15 @@ class KubernetesSettings(Config):
         GPUS,
         description="Accelerators of the pod that makes an asset; 0 takes a default away.",
     )
-    cpu: str = Field("4", description="CPUs that a step's pod asks for.")
-    memory: str = Field("32Gi", description="Memory that a step's pod asks for and may not exceed.")
+    large: tuple[str, ...] = Field(
+        LARGE, description="Assets whose pods ask for `cpu` and `memory`, as those with accelerators do."
+    )
+    cpu: str = Field("4", description="CPUs that the pod of a large asset asks for.")
+    memory: str = Field("32Gi", description="Memory that it asks for and may not exceed.")
+    small_cpu: str = Field(
+        "1", description="CPUs that any other step's pod asks for, such as the planner's, which waits."
+    )
+    small_memory: str = Field("8Gi", description="Memory that it asks for and may not exceed.")
     max_seconds: int = Field(7 * 24 * 3600, ge=60, description="Longest life of a step's pod, waiting included.")
     patience_seconds: float = Field(
         600.0, ge=0, description="How long the planner asks again while database or webserver do not answer."

@@ -34,10 +34,11 @@ from kubernetes.client import ApiClient
 from model_code.errors import InputError
 from xdub_platform.definitions import STAGES, build_definitions, stage_name
 from xdub_platform.instance import instance_config
-from xdub_platform.kubernetes import CONFIG_TAG, executor, gpu_tags, step_config
+from xdub_platform.kubernetes import CONFIG_TAG, executor, step_config, step_tags
 from xdub_platform.settings import Settings, load_settings
 
 POD = {"image", "envConfigMaps", "envSecrets", "podSecurityContext", "securityContext", "resources"}
+SMALL = ("1", "8Gi")
 #: Names that the chart's own schema knows, of those sections that we set.
 KNOWN = {
     ("global",): {"postgresqlSecretName"},
@@ -170,14 +171,19 @@ def job_of(launcher: K8sRunLauncher, context: K8sContainerContext, image: str | 
 
 
 def step_job(launcher: K8sRunLauncher, run: DagsterRun, settings: Settings, asset: str) -> dict[str, Any]:
+    """The job of an asset's step."""
+    definitions = build_definitions(settings)
+    (op,) = [each.op for each in definitions.assets or [] if each.key.to_user_string() == asset]  # type: ignore[union-attr]
+    return op_job(launcher, run, settings, op)
+
+
+def op_job(launcher: K8sRunLauncher, run: DagsterRun, settings: Settings, op: dg.OpDefinition) -> dict[str, Any]:
     """As `K8sStepHandler` merges it: launcher and code location, executor, the step's tags."""
     own = executor(settings).apply_config_mapping({"config": {}}).value["config"]
     context = K8sContainerContext.create_for_run(run, launcher, include_run_tags=False)
     context = context.merge(
         K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(own["step_k8s_config"]))
     )
-    definitions = build_definitions(settings)
-    (op,) = [each.op for each in definitions.assets or [] if each.key.to_user_string() == asset]  # type: ignore[union-attr]
     context = context.merge(K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(op.tags)))
     return job_of(launcher, context, own.get("job_image"), "dagster-step-0123")
 
@@ -313,13 +319,29 @@ def test_every_steps_job(launcher: K8sRunLauncher, run: DagsterRun, cluster: Set
     assert container["image"] == cluster.kubernetes.worker_image
     count = cluster.kubernetes.gpus.get(asset, 0)
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
-    assert limits == {"memory": cluster.kubernetes.memory} | ({"nvidia.com/gpu": str(count)} if count else {})
-    assert requests == {"cpu": cluster.kubernetes.cpu, "memory": cluster.kubernetes.memory}
+    cpu, memory = SMALL if asset == "raw_corpus" else ("32", "256Gi")
+    assert limits == {"memory": memory} | ({"nvidia.com/gpu": str(count)} if count else {})
+    assert requests == {"cpu": cpu, "memory": memory}
     tolerated = [each["key"] for each in pod.get("tolerations", [])]
     assert tolerated == (["nvidia.com/gpu"] if count else [])
     assert {"name": "state", "mountPath": "/state"} in container["volumeMounts"]
     assert {"configMapRef": {"name": "xdub-settings"}} in container["envFrom"]
     assert {"secretRef": {"name": "xdub"}} in container["envFrom"]
+
+
+def test_steps_that_plan_and_act_are_small(
+    launcher: K8sRunLauncher, run: DagsterRun, cluster: Settings, deploy: Any
+) -> None:
+    """A planner's step waits for days; it must not keep a node's worth of processors and memory from those it made."""
+    jobs: list[Any] = list(build_definitions(cluster).jobs or [])
+    ops = {name: node.definition for job in jobs for name, node in job.graph.node_dict.items()}
+    assert {"run_full_chain", "run_retrain", "promote_if_better", "promote_model", "publish_registry"} <= ops.keys()
+    for name, op in ops.items():
+        made = op_job(launcher, run, cluster, op)
+        deploy.strictly_valid(made)
+        resources = made["spec"]["template"]["spec"]["containers"][0]["resources"]
+        cpu, memory = SMALL
+        assert resources == {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}, name
 
 
 def test_a_wrong_tag_is_refused(launcher: K8sRunLauncher, run: DagsterRun, cluster: Settings, deploy: Any) -> None:
@@ -329,8 +351,8 @@ def test_a_wrong_tag_is_refused(launcher: K8sRunLauncher, run: DagsterRun, clust
         deploy.strictly_valid(job)
 
 
-def test_accelerators_are_of_assets_that_exist(cluster: Settings) -> None:
-    assert set(cluster.kubernetes.gpus) <= {stage_name(stage) for stage in STAGES}
+def test_resources_are_of_assets_that_exist(cluster: Settings) -> None:
+    assert {*cluster.kubernetes.gpus, *cluster.kubernetes.large} <= {stage_name(stage) for stage in STAGES}
 
 
 def test_processes_that_train_together_have_an_accelerator_each_and_shared_memory(
@@ -364,13 +386,17 @@ def test_settings_choose(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     """No code changes: one setting switches executor and tags."""
     local = Settings.model_validate({**cluster.model_dump(), "processes": {"launcher": "local"}})
     assert executor(local) is dg.in_process_executor
-    assert gpu_tags("editor", local) == {}
+    assert step_tags("editor", local) == {}
     assert build_definitions(local).executor is dg.in_process_executor
     assert build_definitions(cluster).executor.name == "k8s"  # type: ignore[union-attr]
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__EDITOR", "8")
     monkeypatch.setenv("XDUB_KUBERNETES__GPUS__SYNCNET", "0")
     monkeypatch.setenv("XDUB_KUBERNETES__GPU_RESOURCE", "amd.com/gpu")
     more = load_settings()
-    assert gpu_tags("editor", more)[CONFIG_TAG]["container_config"]["resources"]["limits"] == {"amd.com/gpu": "8"}
-    assert gpu_tags("syncnet", more) == {}
+    editor, syncnet = (
+        step_tags(asset, more)[CONFIG_TAG]["container_config"]["resources"]["limits"] for asset in ("editor", "syncnet")
+    )
+    assert editor == {"memory": "256Gi", "amd.com/gpu": "8"}
+    assert syncnet == {"memory": "256Gi"}
+    assert step_tags("raw_corpus", more) == {}
     assert step_config(more)["job_spec_config"]["backoff_limit"] == 0
