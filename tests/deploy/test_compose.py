@@ -91,6 +91,14 @@ def test_order_and_volumes(specification: dict[str, Any]) -> None:
     assert configured == set(specification["configs"])
 
 
+def test_downloads_lie_on_a_volume(specification: dict[str, Any]) -> None:
+    for name in ("code-location", "server"):
+        service = specification["services"][name]
+        state = service["environment"]["XDUB_STATE_ROOT"]
+        assert service["environment"]["HF_HOME"] == f"{state}/cache/huggingface"
+        assert [volume.split(":")[1] for volume in service["volumes"]] == [state]
+
+
 def test_targets_exist(deploy: Any, specification: dict[str, Any]) -> None:
     for name in OURS:
         build = specification["services"][name]["build"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 FILES = ("namespace.yaml", "settings.yaml", "state.yaml", "mlflow.yaml", "server.yaml", "network.yaml")
-BY_HAND = ("server",)
+BY_HAND = ("server", "worker")
 """Pods that somebody starts for a command or two; no part of the kustomization."""
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -147,6 +147,22 @@ def test_the_servers_pod_by_hand_is_on_its_node_and_volume(manifests: list[dict[
     assert pod["volumes"][0] == server["spec"]["volumes"][0]
     assert pod["containers"][0]["env"] == server["spec"]["containers"][0]["env"]
     assert pod["containers"][0]["image"] == server["spec"]["containers"][0]["image"]
+
+
+def test_the_workers_pod_by_hand_is_on_the_chains_state(manifests: list[dict[str, Any]], deploy: Any) -> None:
+    (manifest,) = deploy.documents("kubernetes/by-hand/worker.yaml")
+    claim = manifest["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    assert claim in of_kind(manifests, "PersistentVolumeClaim")
+    (values,) = deploy.documents("kubernetes/dagster-values.yaml")
+    (location,) = values["dagster-user-deployments"]["deployments"]
+    assert manifest["spec"]["volumes"][0] == location["volumes"][0]
+    settings = of_kind(manifests, "ConfigMap")["xdub-settings"]["data"]
+    assert manifest["spec"]["containers"][0]["image"] == settings["XDUB_KUBERNETES__WORKER_IMAGE"]
+
+
+def test_downloads_lie_on_the_volume(manifests: list[dict[str, Any]]) -> None:
+    settings = of_kind(manifests, "ConfigMap")["xdub-settings"]["data"]
+    assert settings["HF_HOME"] == f"{settings['XDUB_STATE_ROOT']}/cache/huggingface"
 
 
 def test_the_server_has_an_accelerator_and_only_it(manifests: list[dict[str, Any]]) -> None:
