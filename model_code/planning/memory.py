@@ -125,11 +125,10 @@ def sample_bytes(
     tokens, _ = sample.tokens(config)
     block, last = (_block(config, sample, widths, adapters, last) for last in (False, True))
     passing = tokens * widths.product * (2 * config.dim + config.ffn_dim)  # gradients on their way through one block
-    if checkpointing:
-        kept = config.num_layers * tokens * config.dim * widths.stream + block
-    else:
-        kept = (config.num_layers - 1) * block + last
-    return kept + passing + _around(config, sample, widths, adapters)
+    around, refiner = _around(config, sample, widths, adapters), _refiner(config, sample, widths, adapters)
+    if checkpointing:  # the refiner's activations are gone by the time that the first block is computed again
+        return config.num_layers * tokens * config.dim * widths.stream + around + max(block + passing, refiner)
+    return (config.num_layers - 1) * block + last + passing + around + refiner
 
 
 def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool, last: bool) -> int:
@@ -162,7 +161,7 @@ def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: 
 
 
 def _around(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
-    """Outside the blocks: the batch itself, embeddings, sound, head, refiner, loss."""
+    """Outside the blocks: the batch itself, embeddings, sound, head, loss."""
     tokens, target = sample.tokens(config)
     product, norm = widths.product, widths.norm
     cells = sample.rows * sample.columns
@@ -179,8 +178,14 @@ def _around(config: TransformerConfig, sample: Sample, widths: Widths, adapters:
         total += 4 * heard * config.audio_dim
         if not adapters:
             total += heard * product * (24 * config.audio_inner_dim * config.audio_layers + 2 * config.dim)
-    if config.refiner_layers:
-        each = (0 if adapters else product) + norm + 3 * product
-        total += here * (config.refiner_width * (config.refiner_layers * each + product))
-        total += here * (inputs + outputs) * product
     return total
+
+
+def _refiner(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
+    """What the convolutions after the blocks keep."""
+    if not config.refiner_layers:
+        return 0
+    each = (0 if adapters else widths.product) + widths.norm + 3 * widths.product
+    inputs = config.in_channels + config.context_channels + config.out_channels
+    trunk = config.refiner_width * (config.refiner_layers * each + widths.product)
+    return sample.frames * sample.rows * sample.columns * (trunk + inputs * widths.product)
