@@ -115,7 +115,7 @@ def end_killed_runs(settings: Settings, instance: dg.DagsterInstance) -> None:
     Outside a cluster nobody else does where the code location was killed with them: they would count as at work for
     ever. What tells is a lock that such a run held: the kernel gives it back when the process is gone, and not before.
     """
-    for path in sorted(settings.path("work").glob("*/*.lock")):
+    for path in _lock_files(settings):
         with seized(path) as free:
             owner = owner_of(path) if free else None
             if owner is None or owner.host != socket.gethostname():
@@ -126,9 +126,14 @@ def end_killed_runs(settings: Settings, instance: dg.DagsterInstance) -> None:
             path.unlink()
 
 
+def _lock_files(settings: Settings) -> list[Path]:
+    """Locks of what runs or was killed at its work."""
+    return sorted(settings.path("work").glob("*/*.lock"))
+
+
 def _owners(settings: Settings) -> dict[str, Owner]:
     """Who holds a lock or was killed with one, by run."""
-    owners = (owner_of(path) for path in settings.path("work").glob("*/*.lock"))
+    owners = (owner_of(path) for path in _lock_files(settings))
     return {owner.run_id: owner for owner in owners if owner}
 
 
@@ -306,7 +311,7 @@ def _at_rest(path: Path) -> bool:
 
 
 def _locks(settings: Settings) -> Iterator[Leftover]:
-    for path in sorted(settings.path("work").glob("*/*.lock")):
+    for path in _lock_files(settings):
         with seized(path) as free:
             owner = owner_of(path)
             if free:

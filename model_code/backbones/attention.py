@@ -135,7 +135,7 @@ class Attention(nn.Module):
             rotary: Tables for N tokens.
             before: Keys and values of further tokens that are looked at, before x's own.
             alone: So many first tokens of x look at one another only; the rest look at all.
-            silent: So many first tokens of x, with all of the `alone` ones among them, are looked at and do not look.
+            silent: So many first tokens of x are looked at and do not look; then none is `alone`.
             split: x is this process's part of the sequence, of which `silent` counts; `alone` counts in the whole, and
                 `before` holds all tokens of this process's heads.
         """
@@ -149,7 +149,6 @@ class Attention(nn.Module):
             q, k, v = split.to_heads((q, k, v))
         if before is not None:
             k, v = (torch.cat([early, late], dim=2) for early, late in zip(before, (k, v), strict=True))
-        alone = 0 if silent else alone
         parts = [F.scaled_dot_product_attention(q[:, :, alone:], k, v)]
         if alone:
             parts.insert(0, F.scaled_dot_product_attention(q[:, :, :alone], k[:, :, :alone], v[:, :, :alone]))

@@ -96,15 +96,15 @@ class DubbingBlock(nn.Module):
         modulation = self.modulations(time)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:6]
         x = self._within_frames(x, modulation, rotary, split)
-        alone = reference_frames * (tokens if split is None else split.tokens) if self.reference_alone else 0
-        hidden = modulate(x, shift1, scale1).flatten(1, 2)
         leaving = reference_frames if last else 0
+        staying = reference_frames - leaving
+        alone = staying * (tokens if split is None else split.tokens) if self.reference_alone else 0
+        hidden = modulate(x, shift1, scale1).flatten(1, 2)
         hidden = self.self_attn(
             hidden, rotary=rotary, before=reference, alone=alone, silent=leaving * tokens, split=split
         )
         x, gate1, shift2, scale2, gate2 = (each[:, leaving:] for each in (x, gate1, shift2, scale2, gate2))
         x = torch.addcmul(x, hidden.unflatten(1, (-1, tokens)), gate1)
-        staying = reference_frames - leaving
         beside, target = x[:, :staying], x[:, staying:]
         if self.cross_attn is not None and self.norm3 is not None and text is not None:
             hidden = self.cross_attn(self.norm3(target).flatten(1, 2), text)

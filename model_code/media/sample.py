@@ -123,8 +123,9 @@ class StoredClip(Stored):
 
     def small(self, side: int) -> SmallClip:
         """Decodes pictures and sound, and keeps no picture larger than `side` pixels a side."""
-        frames = from_mp4_bytes(self.shard.read(self.clip_id, ["crop.mp4"])["crop.mp4"])
-        return SmallClip(self.row, scaled(frames, min(side, frames.shape[1])), self.sound())
+        members = self.shard.read(self.clip_id, ["crop.mp4", "audio.wav"])
+        frames = from_mp4_bytes(members["crop.mp4"])
+        return SmallClip(self.row, scaled(frames, min(side, frames.shape[1])), wav_samples(members["audio.wav"]))
 
 
 def wav_bytes(samples: NDArray[np.float32], sample_rate: int = 16_000) -> bytes:
