@@ -286,7 +286,7 @@ class PhasesSettings(Config):
     )
     lip: PhaseConfig = PhaseConfig(
         phase="lip",
-        steps=24,
+        steps=16,
         shift=1.5,
         learning_rate=1e-2,
         warmup_steps=3,
@@ -296,7 +296,7 @@ class PhasesSettings(Config):
     )
     texture: PhaseConfig = PhaseConfig(
         phase="texture",
-        steps=12,
+        steps=8,
         shift=0.2,
         learning_rate=3e-3,
         warmup_steps=3,
