@@ -270,7 +270,7 @@ class PhasesSettings(Config):
         batch_size=16,
         cells=8,
         whole_from=0.9,
-        learning_rate=3e-4,
+        learning_rate=1e-4,
         uniform_times=True,
         shift=2.0,
     )
@@ -280,7 +280,7 @@ class PhasesSettings(Config):
         batch_size=16,
         cells=8,
         whole_from=0.93,
-        learning_rate=2e-4,
+        learning_rate=5e-5,
         warmup_steps=5,
         own_estimates=1.0,
     )
