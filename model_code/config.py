@@ -361,8 +361,8 @@ class PhaseConfig(Config):
         json_schema_extra=deviation(
             "1e-5; experts 5e-6",
             "tens of steps: generator 1e-4, editor 5e-5, lip expert 1e-2, texture expert 3e-3",
-            "editor without experts, 12 fresh heads, at 2e-4, 1e-4 and 5e-5: width 0.44, 0.47, 0.50, pucker 0.59, 0.61, "
-            "0.63, leak 0.11, 0.10, 0.10, opening 0.80 and lips +2.8 dB at each; the shipped base 0.52, 0.63, 0.08, 0.79. "
+            "editor without experts, 12 fresh heads, at 2e-4, 1e-4 and 5e-5: width 0.44, 0.47 and 0.50, pucker 0.59, "
+            "0.61 and 0.63, leak 0.11, 0.10 and 0.10, opening 0.80, lips +2.8 dB; the base 0.52, 0.63, 0.08, 0.79. "
             "lip expert on the demo's editor: 12 steps at 2e-4 change nothing; at 1e-2 30 steps give opening 0.80 to "
             "0.81, lips +0.08 dB, 60 steps 0.82, width 0.54 to 0.57, leak 0.34 to 0.31, lips +0.05 dB. Texture expert, "
             "on top of it: 12 steps at 3e-3 lips +0.13 dB, perceptual distance -3 %, leak +0.05; at 1e-2 +0.22 dB and "

@@ -163,9 +163,9 @@ class Phase:
 
         An expert is shown an estimate that was refined at the time of every step before its window: it is not to do
         their work once more. Each refinement noises the last estimate anew, where sampling keeps some of those before;
-        nothing is guided, and no masked view mixed in (`companion_share`). Silent steps too see what was made with sound, as in sampling. Each of the parts that the
-        batch is shared out in asks the model about as many samples: where processes share the weights too, none can do
-        alone.
+        nothing is guided, and no masked view mixed in (`companion_share`). Silent steps too see what was made with
+        sound, as in sampling. Each of the parts that the batch is shared out in asks the model about as many samples:
+        where processes share the weights too, none can do alone.
         """
         count = math.ceil(self._own_count(len(batch.target) * parts) / parts)
         if not count:
