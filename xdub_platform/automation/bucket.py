@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from model_code.errors import InputError
 from model_code.files import write_json
 from model_code.media.names import VIDEO_SUFFIXES, is_video
+from xdub_platform.locks import held
 from xdub_platform.settings import Settings
 
 BESIDE = frozenset({".wav", ".json"})
@@ -92,13 +93,17 @@ class Bucket:
         return sorted(found, key=lambda file: file.name)
 
     def fetch(self) -> list[BucketFile]:
-        """Copies what waits into the incoming folder, videos last; returns it.
+        """Copies what waits into the incoming folder, videos last; returns it. A second call meanwhile waits for the first.
 
         What cannot be copied stops nothing but the video that it belongs to: that one may not arrive without it.
 
         Raises:
             InputError: The bucket cannot be listed, or not everything was copied; the next call tries the rest again.
         """
+        with held(self.ledger / ".lock"):
+            return self._fetch()
+
+    def _fetch(self) -> list[BucketFile]:
         files, left = self.waiting(), dict[str, str]()
         self.settings.incoming.mkdir(parents=True, exist_ok=True)
         for file in sorted(files, key=lambda file: is_video(PurePosixPath(file.name))):

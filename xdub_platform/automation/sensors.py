@@ -76,12 +76,13 @@ def look_for_footage(context: dg.SensorEvaluationContext, platform: Platform) ->
             told.append(str(error))
         else:
             told.append(f"{len(objects)} new objects")
-            if objects:
+            # What waits gets less with every object that a run copies: another one would be asked for at every look.
+            if objects and not _unfinished(context.instance, job_name=fetch_footage.name):
                 requests += _asked(context.instance, automation, fetch_footage, f"objects-{digest(objects)}")
     pairs = new_pairs(platform)
     told.append(f"{pairs.hours:.4f} of {automation.retrain_after_hours:g} hours of new accepted pairs")
     if pairs.hours >= automation.retrain_after_hours and not taking_in:
-        if _planning(context.instance):
+        if _unfinished(context.instance, tags={KIND_TAG: PLAN}):
             told.append("a run is at work: the retrain waits for its pairs")
         else:
             requests.append(dg.RunRequest(job_name=retrain.name, run_key=f"retrain-{pairs.key}"))
@@ -182,7 +183,6 @@ def _last_run(instance: dg.DagsterInstance, of: dg.RunsFilter) -> dg.RunRecord |
     return next(iter(instance.get_run_records(of, limit=1)), None)
 
 
-def _planning(instance: dg.DagsterInstance) -> bool:
-    """Whether a run of the planner waits or is at work."""
-    unfinished = dg.RunsFilter(tags={KIND_TAG: PLAN}, statuses=NOT_FINISHED_STATUSES)
-    return bool(instance.get_run_records(unfinished, limit=1))
+def _unfinished(instance: dg.DagsterInstance, **of: Any) -> bool:
+    """Whether a run of this kind (arguments of Dagster's `RunsFilter`) waits or is at work."""
+    return _last_run(instance, dg.RunsFilter(**of, statuses=NOT_FINISHED_STATUSES)) is not None
