@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import shutil
@@ -12,7 +13,7 @@ from model_code.errors import InputError
 from model_code.files import write_json
 from model_code.media.names import VIDEO_SUFFIXES, is_video
 from xdub_platform.chain import Step
-from xdub_platform.incoming import members_of
+from xdub_platform.incoming import members_of, stranger_beside
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import promote
@@ -38,7 +39,8 @@ def drop(settings: Settings, paths: Sequence[Path]) -> None:
     """Copies a user's footage, or folders of it, into the incoming folder, the video last.
 
     Raises:
-        InputError: A file is missing or no video, a folder has none, or two videos bear one name; nothing was copied.
+        InputError: A file is missing or no video, a folder has none, two videos bear one name, or what an earlier video
+            left would count as a new one's own; nothing was copied.
     """
     videos = [video for path in paths for video in _videos_of(path)]
     taken: dict[str, Path] = {}
@@ -48,6 +50,11 @@ def drop(settings: Settings, paths: Sequence[Path]) -> None:
             raise InputError(
                 f"'{other}' and '{video}' bear one name", "rename one: the incoming folder holds one of them"
             )
+        place = settings.incoming / video.name
+        stranger = stranger_beside(place, {member.name for member in members_of(video)})
+        # Beside the same video it is its own: put there afterwards.
+        if stranger and not (place.is_file() and filecmp.cmp(video, place, shallow=False)):
+            raise InputError(stranger, "remove it there, put the new video's own beside it, or rename the new video")
     settings.incoming.mkdir(parents=True, exist_ok=True)
     for video in videos:
         for member in reversed(members_of(video)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,19 @@ def members_of(video: Path) -> list[Path]:
     """A video and the files that belong to it: sound, sidecar, occluder mask."""
     beside = (video.with_suffix(".wav"), video.with_suffix(".json"), video.with_name(video.stem + OCCLUDER_SUFFIX))
     return [video, *(path for path in beside if path.is_file() and path != video)]
+
+
+def stranger_beside(video: Path, arriving: Collection[str]) -> str | None:
+    """One line on a file that would count as a video's own once that is put in its place; None if there is none.
+
+    Args:
+        video: The place.
+        arriving: Names of what arrives with the video.
+    """
+    strangers = [member.name for member in members_of(video)[1:] if member.name not in arriving]
+    if not strangers:
+        return None
+    return f"'{strangers[0]}' lies in '{video.parent}' already and would count as that of the new '{video.name}'"
 
 
 def declared_split(video: Path) -> str:

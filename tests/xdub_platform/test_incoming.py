@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from model_code.errors import InputError
+from xdub_platform.demo import drop as drop_in
 from xdub_platform.incoming import ShardLedger, members_of
+from xdub_platform.settings import load_settings
 
 
 @pytest.fixture
@@ -61,6 +64,26 @@ def test_a_file_is_taken_again_when_what_lies_beside_it_arrives_or_changes(
     assert ledger.take(incoming, 10) == ["shard-00002"]
     assert [file.name for file in ledger.files("shard-00002")] == ["a.mp4"]
     assert ledger.take(incoming, 10) == []
+
+
+@pytest.mark.parametrize("suffix", [".json", ".wav", ".occluder.mp4"])
+def test_a_new_video_inherits_nothing_from_an_old_one_of_its_name(tmp_path: Path, suffix: str) -> None:
+    settings = load_settings(state_root=tmp_path / "state")
+    for name, text in (("old", "old"), ("same", "old"), ("new", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.mp4").write_text(text, encoding="utf-8")
+    beside = tmp_path / "old" / f"clip{suffix}"
+    beside.write_text("the old one's", encoding="utf-8")
+    drop_in(settings, [tmp_path / "old"])
+    drop_in(settings, [tmp_path / "same"])
+    (tmp_path / "new" / "another.mp4").touch()
+    with pytest.raises(InputError, match=f"'clip{suffix}' lies in .* would count as that of the new 'clip.mp4'"):
+        drop_in(settings, [tmp_path / "new"])
+    assert sorted(path.name for path in settings.incoming.iterdir()) == sorted([beside.name, "clip.mp4"])
+    assert (settings.incoming / "clip.mp4").read_text(encoding="utf-8") == "old"
+    (tmp_path / "new" / beside.name).write_text("its own", encoding="utf-8")
+    drop_in(settings, [tmp_path / "new"])
+    assert (settings.incoming / beside.name).read_text(encoding="utf-8") == "its own"
 
 
 def test_files_still_being_written_wait(incoming: Path, tmp_path: Path) -> None:

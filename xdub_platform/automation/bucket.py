@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from model_code.errors import InputError
 from model_code.files import write_json
 from model_code.media.names import VIDEO_SUFFIXES, is_video
+from xdub_platform.incoming import stranger_beside
 from xdub_platform.locks import held
 from xdub_platform.settings import Settings
 
@@ -76,6 +77,9 @@ class Bucket:
         Raises:
             InputError: The bucket cannot be listed.
         """
+        return [file for file in self._at_rest() if not self._fetched(file)]
+
+    def _at_rest(self) -> list[BucketFile]:
         groups: dict[str, list[BucketFile]] = defaultdict(list)
         try:
             for file in self._listed():
@@ -89,13 +93,14 @@ class Bucket:
         for files in groups.values():
             has_video = any(PurePosixPath(file.name).suffix.lower() in VIDEO_SUFFIXES for file in files)
             if has_video and all((now - file.modified).total_seconds() >= rest for file in files):
-                found += [file for file in files if not self._fetched(file)]
+                found += files
         return sorted(found, key=lambda file: file.name)
 
     def fetch(self) -> list[BucketFile]:
-        """Copies what waits into the incoming folder, videos last; returns it. A second call meanwhile waits for the first.
+        """Copies what waits into the incoming folder, videos last; returns it. A second call waits for the first.
 
-        What cannot be copied stops nothing but the video that it belongs to: that one may not arrive without it.
+        What cannot be copied stops nothing but the video that it belongs to: that one may not arrive without it, nor
+        beside what is not its own.
 
         Raises:
             InputError: The bucket cannot be listed, or not everything was copied; the next call tries the rest again.
@@ -104,8 +109,13 @@ class Bucket:
             return self._fetch()
 
     def _fetch(self) -> list[BucketFile]:
-        files, left = self.waiting(), dict[str, str]()
+        there, left = self._at_rest(), dict[str, str]()
+        files, names = [file for file in there if not self._fetched(file)], {file.name for file in there}
         self.settings.incoming.mkdir(parents=True, exist_ok=True)
+        for file in filter(lambda file: is_video(PurePosixPath(file.name)), files):
+            stranger = stranger_beside(self.settings.incoming / file.name, names)
+            if stranger:
+                left[file.footage] = f"{file.key}: {stranger}: remove it, or put its own into the bucket"
         for file in sorted(files, key=lambda file: is_video(PurePosixPath(file.name))):
             if file.footage in left:
                 continue

@@ -159,6 +159,21 @@ def test_objects_at_rest_arrive_once_with_what_belongs_to_them(settings: Setting
     assert (settings.incoming / "a.mp4").read_bytes() == b"replaced"
 
 
+def test_a_video_that_is_replaced_inherits_nothing(settings: Settings, objects: Objects) -> None:
+    for key in ("a.mp4", "a.json", "a.wav", "b.mp4"):
+        objects.write(f"drop/{key}", b"old")
+    Bucket(settings).fetch()
+    del objects["drop/a.wav"]
+    for key in ("a.mp4", "a.json", "b.mp4"):
+        objects.write(f"drop/{key}", b"new")
+    with pytest.raises(InputError, match=r"drop/a\.mp4: 'a\.wav' lies in"):
+        Bucket(settings).fetch()
+    found = {path.name: path.read_bytes() for path in settings.incoming.iterdir()}
+    assert found == {"a.mp4": b"old", "a.json": b"old", "a.wav": b"old", "b.mp4": b"new"}
+    (settings.incoming / "a.wav").unlink()
+    assert [file.name for file in Bucket(settings).fetch()] == ["a.json", "a.mp4"]
+
+
 @pytest.mark.parametrize("key", ["../a.mp4", "x/../../a.mp4", ".hidden.mp4", "/a.mp4", "a\n.mp4", "a.sh", ""])
 def test_no_key_climbs_out_of_the_incoming_folder(key: str) -> None:
     assert flat_name(key) is None
