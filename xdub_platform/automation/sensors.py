@@ -25,6 +25,8 @@ from xdub_platform.settings import AutomationSettings, Settings
 MESSAGES_A_LOOK = 20
 LOOK_SECONDS = 15.0
 """A look posts nothing more after this time: Dagster gives it 60 s, and the last message may take all its attempts."""
+RUNS_A_LOOK = 500
+"""A look goes through so many runs of `take_in_footage` for failed shards: each new one names all of those again."""
 ASKED_TAG = "xdub/asked_for"
 """What a run was asked for; the same in every attempt."""
 
@@ -148,16 +150,17 @@ def _beyond(shard: str, asked: dict[str, int]) -> bool:
 
 
 def _broken(instance: dg.DagsterInstance, platform: Platform) -> list[str]:
-    """Shards that the last run of `take_in_footage` was asked for and failed at, but for what the gate refused.
+    """Shards for which the last run of `take_in_footage` that was asked for them failed, but for what the gate refused.
 
     Making those again would end the same.
     """
-    last = _last_run(instance, dg.RunsFilter(job_name=take_in_footage.name))
-    if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
-        return []
-    given: Any = last.dagster_run.run_config
-    config = given.get("ops", {}).get("run_take_in", {}).get("config", {})
-    return [shard for shard in config.get("shards", ()) if not refusal(platform.store, f"clips/{shard}")]
+    ended: dict[str, dg.DagsterRunStatus] = {}
+    for run in instance.get_runs(dg.RunsFilter(job_name=take_in_footage.name), limit=RUNS_A_LOOK):  # the newest first
+        given: Any = run.run_config
+        for shard in given.get("ops", {}).get("run_take_in", {}).get("config", {}).get("shards", ()):
+            ended.setdefault(shard, run.status)
+    failed = [shard for shard, status in ended.items() if status is dg.DagsterRunStatus.FAILURE]
+    return [shard for shard in failed if not refusal(platform.store, f"clips/{shard}")]
 
 
 def _asked(

@@ -162,6 +162,32 @@ def test_what_a_failed_run_was_to_make_is_asked_for_again(platform: Platform, in
     assert fourth.run_config["ops"]["run_take_in"]["config"]["shards"] == ["shard-00001"], "the gate refused the other"
 
 
+def test_a_failed_run_is_not_forgotten_over_one_that_was_asked_for_meanwhile(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    automation = platform.settings.automation.model_copy(update={"again_after_seconds": 0.0})
+    later = build_platform(platform.settings.model_copy(update={"automation": automation}))
+
+    def ask(cursor: str | None) -> tuple[list[str], dg.DagsterRun, str | None]:
+        asked = look(later, instance, cursor)
+        (request,) = asked.run_requests or ()
+        run = instance.create_run_for_job(take_in_footage, run_config=request.run_config, tags=request.tags)
+        return request.run_config["ops"]["run_take_in"]["config"]["shards"], run, asked.cursor
+
+    drop(platform, "a")
+    first, fails, cursor = ask(None)
+    drop(platform, "b")
+    second, goes_on, cursor = ask(cursor)
+    assert (first, second) == (["shard-00000"], ["shard-00001"])
+    for shard in (*first, *second):
+        commit(platform, f"clips/{shard}")  # it fails at its pairs
+    instance.report_run_failed(fails)
+    again, _, cursor = ask(cursor)
+    assert again == first
+    instance.report_run_canceled(goes_on)
+    assert requested(look(later, instance, cursor)) == []
+
+
 def test_enough_accepted_hours_start_one_retrain(platform: Platform, instance: dg.DagsterInstance) -> None:
     commit_pairs(platform, "companion_pairs/shard-00000/generated", HOURS * 0.6)
     commit_pairs(platform, "companion_pairs/shard-00000/rendered", 1.0, passed=False)
