@@ -72,7 +72,7 @@ def produce(
         config: The worker's configuration without its output folder.
         inputs: Datasets that it reads, for lineage.
         gate: Judges the product; the verdict is recorded beside the data.
-        register: Name of the registered model, for models.
+        register: Name of the registered model, for models; `challenger` is its last version that no gate refused.
         describe: Further metadata.
 
     Raises:
@@ -100,7 +100,10 @@ def produce(
             metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
             track(run, product)
             if register:
-                metadata["model_version"] = register_model(run, register, product, platform, carried(licences))
+                version = register_model(run, register, product, platform, carried(licences))
+                metadata["model_version"] = version
+                if verdict is None or verdict.passed:
+                    platform.mlflow.set_alias(register, "challenger", version)
         shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before must not cost the worker's work
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.dataset.version),
@@ -204,13 +207,10 @@ def register_model(
     same = [version for version, tags in known.items() if tags.get("dvc.version") == product.dataset.version]
     for version in sorted(same, reverse=True):
         if whole(platform, version, name) is None:
-            platform.mlflow.set_alias(name, "challenger", version)
             return version
     run.artifact(product.dataset.path, "model")
     parts = {f"part.{part}": str(version) for part, version in product.result.get("versions", {}).items()}
-    return run.register(
-        name, "model", alias="challenger", tags={"dvc.version": product.dataset.version, **parts, **(more or {})}
-    )
+    return run.register(name, "model", tags={"dvc.version": product.dataset.version, **parts, **(more or {})})
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -136,7 +136,7 @@ class RegisteredDubber:
         with briefly():
             found = self._platform.mlflow.model_version(SYNCNET, "@challenger")
         if found is None:
-            raise InputError("no SyncNet was trained yet: nothing tells who speaks", remedy)
+            raise InputError("no SyncNet was accepted yet: nothing tells who speaks", remedy)
         try:
             with TemporaryDirectory() as scratch:
                 syncnet = SyncNet.from_pretrained(verified(self._platform, found.version, SYNCNET, into=Path(scratch)))

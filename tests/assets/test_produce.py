@@ -45,14 +45,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def make(platform: Platform, *, breaks: bool = False, version: str = "1.dir") -> bool:
+def make(platform: Platform, *, breaks: bool = False, passes: bool = True, version: str = "1.dir") -> bool:
     """An empty shard of the real worker, from an input of a version; tells whether the run succeeded."""
     raw = Dataset("raw_corpus/shard-00000", platform.settings.state_root, version, 0, 0)
 
     def judge(product: Product) -> GateResult:
         if breaks:
             raise OSError("no disk")
-        return GateResult(True, (), (), ())
+        return GateResult(passes, (), (), ())
 
     @dg.asset(check_specs=[CHECK])
     def made(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -84,6 +84,14 @@ def test_what_broke_after_the_commit_goes_on_from_there(platform: Platform, ran:
     assert not note.parent.exists()
     assert make(platform)
     assert ran == ["ingest"] * 2, "what was registered is made anew when somebody asks for it"
+
+
+def test_what_its_gate_refused_is_registered_but_no_challenger(platform: Platform) -> None:
+    make(platform, passes=False)
+    assert list(platform.mlflow.versions("model")) == [1]
+    assert platform.mlflow.model_version("model", "@challenger") is None
+    make(platform)
+    assert platform.mlflow.model_version("model", "@challenger").version == 1  # type: ignore[union-attr]
 
 
 def test_other_inputs_or_another_version_are_made_anew(platform: Platform, ran: list[str], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ MANIFEST_TAG = "manifest.sha256"
 """Version tag with the hash of the run's artifact `MANIFEST`, which names every file of the model."""
 
 SYNCNET = "xdub-syncnet"
-"""Registered model of the chain's SyncNet; its alias `challenger` names the last one."""
+"""Registered model of the chain's SyncNet; its alias `challenger` names the last one that its gate accepted."""
 BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """What `briefly` sets where a user has not; MLflow's own are 7 retries and 120 s."""
 

@@ -207,7 +207,7 @@ def test_the_speaker_is_chosen_by_number_or_by_sync(shared: Server, media: Media
     assert [answer.json()["speaker"] for answer in (first, second, synced)] == [1, 2, "sync"]
     assert shared.until(first.json()["id"], "done", "failed")["state"] == "done"
     assert "never shows 2 faces at once" in shared.until(second.json()["id"], "failed", "done")["error"]
-    assert "no SyncNet was trained yet" in shared.until(synced.json()["id"], "failed", "done")["error"]
+    assert "no SyncNet was accepted yet" in shared.until(synced.json()["id"], "failed", "done")["error"]
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_the_speaker_is_found_by_the_registered_syncnet(state: State, media: Med
     video, speech = tmp_path / "face.mp4", tiny.write_speech(tmp_path / "own.wav", seconds=1.0)
     write_video(video, read_video(tiny.write_face(video, frames=20)).frames, audio=read_audio(speech))
     dubber, fresh = (RegisteredDubber(build_platform(state.settings), "@champion", "cpu") for _ in range(2))
-    with pytest.raises(InputError, match="no SyncNet was trained yet"):
+    with pytest.raises(InputError, match="no SyncNet was accepted yet"):
         dub(dubber)
     SyncNet().save_pretrained(tmp_path / "syncnet")
     with state.runs.run("syncnet") as run:
