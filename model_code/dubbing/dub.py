@@ -148,7 +148,7 @@ def dub_file(
         silent, done = Path(folder) / "silent.mp4", Path(folder) / "done.mp4"
         noisy: list[NoisyWindow] = []
         telling = Telling(count, "dub", progress)
-        frames = dubbed_frames(video, plan, sound, model, config, seed, noisy, telling.again)
+        frames = dubbed_frames(video, plan, sound, model, config, seed, noisy, telling.again, out.parent)
         write_video(silent, telling.each(frames), config.fps, crf=CRF)
         _mux(silent, Path(audio), done, comment)
         done.replace(out)
@@ -165,6 +165,7 @@ def dubbed_frames(
     seed: int = 0,
     noisy: list[NoisyWindow] | None = None,
     beat: Beat | None = None,
+    scratch: Path | None = None,
 ) -> Iterator[YuvFrame]:
     """The output's frames before encoding.
 
@@ -180,10 +181,14 @@ def dubbed_frames(
         seed: Of the model's noise.
         noisy: Gets the windows that came out as noise.
         beat: Called before every step of sampling; what it raises ends the dub.
+        scratch: Folder for the spool, which takes gigabytes where frames are large; None: the system's, often memory.
+
+    Raises:
+        InputError: The spool does not fit there.
     """
     noisy = [] if noisy is None else noisy
-    with tempfile.TemporaryFile() as file:
-        spool = FrameSpool(stream_video(video, config), file)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        spool = FrameSpool(stream_video(video, config), len(plan.boxes), file)
 
         def read() -> Iterator[YuvFrame]:
             if plan.repeats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,11 +23,12 @@ class FrameSpool:
 
     Args:
         frames: The stream; read as far as somebody asks.
+        total: Most that anybody will ask for: they must fit on the disk.
         file: Takes the planes.
     """
 
-    def __init__(self, frames: Iterator[YuvFrame], file: IO[bytes]) -> None:
-        self._frames, self._file = frames, file
+    def __init__(self, frames: Iterator[YuvFrame], total: int, file: IO[bytes]) -> None:
+        self._frames, self._total, self._file = frames, total, file
         self._like: YuvFrame | None = None
         self._count = 0
 
@@ -35,7 +36,7 @@ class FrameSpool:
         """Frame `index`.
 
         Raises:
-            InputError: The disk is almost full.
+            InputError: The disk has no room for those to come.
             IndexError: The stream ends before.
         """
         while self._count <= index:
@@ -56,8 +57,15 @@ class FrameSpool:
     def _add(self, frame: YuvFrame) -> None:
         if self._like is None:
             self._like = frame
-        if shutil.disk_usage(tempfile.gettempdir()).free < RESERVE:
-            raise InputError("the temporary folder is full", "free space, or give audio no longer than the video")
+        size = sum(plane.size for plane in frame.planes())
+        disk = os.fstatvfs(self._file.fileno())
+        free = disk.f_bavail * disk.f_frsize
+        if size * (self._total - self._count) > free - RESERVE:  # asked at every frame: others write there too
+            raise InputError(
+                f"the video is to run back and forth, and its {self._total} frames of {size / 1e6:.1f} MB do not fit "
+                f"on the output's disk, which has {free / 1e9:.1f} GB free",
+                "free space there, or give audio no longer than the video",
+            )
         self._file.seek(0, 2)
         for plane in frame.planes():
             self._file.write(plane.tobytes())

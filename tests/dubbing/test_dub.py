@@ -159,6 +159,21 @@ def test_length_is_that_of_the_sound(
         assert np.abs(frames[39 + 20, :40].astype(int) - frames[39 - 20, :40]).mean() < 3, "back and forth"
 
 
+def test_frames_that_are_shown_again_wait_beside_the_output(clip: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    """They take gigabytes, and /tmp may be memory."""
+
+    class Looking(PaintedMouth):
+        def dub_stream(self, frames: Iterable[U8], count: int, samples: Sound, *_: object) -> Iterator[DubbedPart]:
+            for part in super().dub_stream(frames, count, samples):
+                opened.update(path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+                yield part
+
+    opened: set[Path] = set()
+    dub_file(clip, _wav(tmp_path / "a.wav", 2.0), tmp_path / "out.mp4", Looking(), landmarker)
+    assert [path for path in opened if path.parent == tmp_path and path.name.endswith("(deleted)")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "out.mp4"]
+
+
 def _late(video: Path, audio: Path, out: Path) -> None:
     _ffmpeg("-i", video, "-itsoffset", "0.4", "-i", audio, "-map", "0:v", "-map", "1:a", "-c:v", "copy", out)
 

@@ -430,12 +430,19 @@ def test_frames_can_be_read_again(clip: Path) -> None:
 def test_spool_gives_frames_back(clip: Path) -> None:
     frames = list(stream_video(clip))
     with tempfile.TemporaryFile() as file:
-        spool = FrameSpool(iter(frames), file)
+        spool = FrameSpool(iter(frames), 30, file)
         for index in (3, 29, 0, 13):
             for plane, kept in zip(frames[index].planes(), spool[index].planes(), strict=True):
                 assert np.array_equal(plane, kept)
         with pytest.raises(IndexError):
             spool[30]
+
+
+def test_spool_takes_nothing_unless_all_fits(clip: Path) -> None:
+    with tempfile.TemporaryFile() as file:
+        with pytest.raises(InputError, match=r"its 1000000000000 frames of 0\.0 MB do not fit on the output's disk"):
+            FrameSpool(stream_video(clip), 10**12, file)[0]
+        assert file.tell() == 0
 
 
 def test_sound_in_chunks_is_the_sound(tmp_path: Path) -> None:
