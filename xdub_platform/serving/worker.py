@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +46,8 @@ GRACE = 20.0
 """A job that does not end this many seconds after it was told to takes its process with it."""
 RECHECK = 30.0
 """Seconds until a version that was refused is looked at again, and a registry that did not answer is asked again."""
+LONGEST_RECHECK = 3600.0
+"""A version that is refused again rests twice as long as before, at most these seconds."""
 
 log = logging.getLogger("xdub.worker")
 T = TypeVar("T")
@@ -52,6 +55,21 @@ T = TypeVar("T")
 
 class StoppedError(Exception):
     """The job must end now."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A version that could not be loaded.
+
+    Attributes:
+        version: Its number.
+        pause: Seconds that it rests.
+        until: When it is looked at again.
+    """
+
+    version: str
+    pause: float
+    until: float
 
 
 class Champion:
@@ -65,7 +83,7 @@ class Champion:
 
     def __init__(self, platform: Platform, device: str, crew: Crew | None = None) -> None:
         self._platform, self._device, self._crew = platform, device, crew
-        self._refused: tuple[str, float] | None = None
+        self._refused: Refusal | None = None
         self._asks_from = -math.inf
         self.dubber: RegisteredDubber | None = None
         self.problem: str | None = "no model is loaded yet"
@@ -96,10 +114,16 @@ class Champion:
         if self.dubber is not None and self.dubber.version == version:
             self.problem = None
             return
-        if self._refused and self._refused[0] == version and time.monotonic() < self._refused[1]:
+        before = self._refused if self._refused and self._refused.version == version else None
+        if before and time.monotonic() < before.until:
             return
-        self._refused = (version, time.monotonic() + RECHECK)
-        self.dubber = RegisteredDubber(self._platform, version, self._device, crew=self._crew)
+        try:
+            self.dubber = RegisteredDubber(self._platform, version, self._device, crew=self._crew)
+        except Exception:
+            # From now, not from the attempt's start: the damage may show only when all of a large model is downloaded.
+            pause = min(2 * before.pause, LONGEST_RECHECK) if before else RECHECK
+            self._refused = Refusal(version, pause, time.monotonic() + pause)
+            raise
         self._refused, self.problem = None, None
         log.info("version %s serves now", version)
 

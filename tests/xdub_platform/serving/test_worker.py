@@ -8,6 +8,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,27 @@ def test_a_registry_that_does_not_answer_holds_no_job_up(state: State, tmp_path:
         assert len(asked) == 4
         server.shutdown()
     assert BRIEF.keys().isdisjoint(os.environ), "a model's files may take their time"
+
+
+def test_a_damaged_champion_rests_longer_each_time(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an attempt, which downloads all of a large model, outlasts the first pause."""
+    tried: list[float] = []
+
+    def slowly(*given: Any, **named: Any) -> RegisteredDubber:
+        tried.append(time.monotonic())
+        time.sleep(0.3)
+        return RegisteredDubber(*given, **named)
+
+    monkeypatch.setattr(worker, "RegisteredDubber", slowly)
+    monkeypatch.setattr(worker, "RECHECK", 0.2)
+    tiny.damage(state.runs, state.register())
+    champion = worker.Champion(build_platform(state.settings), "cpu")
+    while len(tried) < 4:
+        assert champion.follow() is None
+        assert "sha256" in str(champion.problem)
+    assert all(np.diff(tried) > 0.3 + np.array([0.2, 0.4, 0.8])), "counted from the attempt's end"
+    tiny.champion(state.runs, state.register(1))
+    assert champion.follow() is not None, "another version is looked at at once"
 
 
 @pytest.mark.slow
