@@ -79,7 +79,7 @@ class RegisteredDubber:
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
             if crew is not None:
                 self._model.sample_with(crew, folder)  # last: from now on the crew has nobody else's networks
-        self._platform, self._features = platform, features
+        self._platform, self._features, self.device = platform, features, device
         self._listens: Listener | None = None
         own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)
         self._media = platform.settings.media.model_copy(update=own)

@@ -188,7 +188,7 @@ class Watched:
 
 
 def serve(settings: Settings, name: str, device: str, leaving: threading.Event, crew: Crew | None = None) -> None:
-    """Takes job after job until `leaving` is set, or until the processes that sample together lost step."""
+    """Takes job after job until `leaving` is set, the device fails, or the processes that sample together lose step."""
     queue, store, limits = JobQueue.open(settings), JobStore(settings), settings.serving
     champion = Champion(build_platform(settings), device, crew)
     threading.Thread(target=_report, args=(queue, name, device, champion, leaving), daemon=True).start()
@@ -204,8 +204,8 @@ def serve(settings: Settings, name: str, device: str, leaving: threading.Event, 
                 leaving.wait(IDLE)
                 continue
             job = queue.claim(name, dubber.version, limits.lease_seconds, limits.max_attempts)
-            if job is not None:
-                make(job, dubber, queue, store, settings, leaving, crew)
+            if job is not None and not make(job, dubber, queue, store, settings, leaving, crew):
+                return
         except SQLAlchemyError as error:
             log.warning("the queue's database does not answer: %s", type(error).__name__)
             leaving.wait(1.0)
@@ -219,10 +219,14 @@ def make(
     settings: Settings,
     leaving: threading.Event,
     crew: Crew | None = None,
-) -> None:
-    """Makes one job from beginning to end with one model, and records what became of it."""
+) -> bool:
+    """Makes one job from beginning to end with one model, and records what became of it.
+
+    Returns:
+        Whether this process can make another.
+    """
     folder, result = store.folder(job.id), f"result-{job.attempts}.mp4"
-    limits = media_limits(settings)
+    limits, lost = media_limits(settings), False
     ended: dict[str, Any]
     with Watched(queue, job, settings, leaving) as watched:
         try:
@@ -245,7 +249,7 @@ def make(
                 ended = {"state": State.FAILED, "error": f"it took more than {settings.serving.job_seconds:.0f} s"}
             elif watched.order is Order.LOST:
                 log.warning("job %s is no longer ours", job.id)
-                return
+                return True
             else:
                 ended = {}
         except InputError as error:
@@ -255,9 +259,10 @@ def make(
             full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             what = "the server's disk is full" if full else f"the dub failed: {type(error).__name__}"
             # A lost process or the job may be at fault: whoever comes next tries it again, while attempts are left.
-            ended = {} if crew and crew.broken else {"state": State.FAILED, "error": what}
+            lost = bool(crew and crew.broken) or not usable(dubber.device)
+            ended = {} if lost else {"state": State.FAILED, "error": what}
     if not ended:
-        _insist(lambda: queue.hand_back(job, counts=bool(crew and crew.broken)))
+        _insist(lambda: queue.hand_back(job, counts=lost))
     elif not _insist(lambda: queue.finish(job, **ended)):
         (folder / result).unlink(missing_ok=True)  # the inputs are another attempt's now
     elif ended.get("result"):
@@ -265,6 +270,21 @@ def make(
             (folder / part).unlink(missing_ok=True)
     else:
         store.remove(job.id)
+    return not lost
+
+
+def usable(device: str) -> bool:
+    """Whether a device still computes: after some of CUDA's errors every later call of the process fails too."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        log.error("%s can no longer be used, this process ends: %s", device, error)
+        return False
+    return True
 
 
 def _report(queue: JobQueue, name: str, device: str, champion: Champion, leaving: threading.Event) -> None:

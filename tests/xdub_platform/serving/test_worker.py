@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_code.dubbing.dub import DubReport
 from model_code.dubbing.sampling import Crew
 from model_code.errors import InputError
 from model_code.media.video import read_audio, read_video, write_video
@@ -32,8 +34,8 @@ from xdub_platform.settings import load_settings
 
 
 def waiting_job(queue: JobQueue, store: JobStore, media: Media) -> str:
-    """Anna's one job, ready to be claimed."""
-    arriving, _ = queue.reserve("anna", Limits(1, 1), 60, None)
+    """A job of Anna's, ready to be claimed."""
+    arriving, _ = queue.reserve("anna", Limits(9, 9), 60, None)
     folder = store.create(arriving.id)
     for part, source in zip(PARTS, (media.video, media.audio), strict=True):
         shutil.copy(source, folder / part)
@@ -136,6 +138,38 @@ def test_a_job_that_breaks_the_crew_is_given_up(state: State, media: Media) -> N
     ended = queue.get("anna", job_id)
     assert ended is not None
     assert (ended.state, ended.attempts) == (JobState.FAILED, 2)
+
+
+def test_a_worker_whose_accelerator_is_lost_takes_no_further_job(
+    state: State, media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here: a failing `synchronize` stands in for a context that an earlier error has spoilt."""
+
+    class Failing(RegisteredDubber):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.device = "cuda:0"
+
+        def dub(self, *_: object, **__: object) -> DubReport:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def spoilt(device: str) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def states() -> list[tuple[JobState, int]]:
+        return [(job.state, job.attempts) for job in map(partial(queue.get, "anna"), ids) if job]
+
+    state.register()
+    queue, store = JobQueue.open(state.settings), JobStore(state.settings)
+    ids = [waiting_job(queue, store, media) for _ in range(2)]
+    monkeypatch.setattr(worker, "RegisteredDubber", Failing)
+    monkeypatch.setattr(torch.cuda, "synchronize", spoilt)
+    leaving = threading.Event()
+    worker.serve(state.settings, "w1", "cpu", leaving)
+    assert states() == [(JobState.QUEUED, 1), (JobState.QUEUED, 0)], "both wait for another process"
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: leaving.set())
+    worker.serve(state.settings, "w2", "cpu", leaving)
+    assert states() == [(JobState.FAILED, 2), (JobState.QUEUED, 0)], "an error that spoils nothing is the job's own"
 
 
 def test_a_registry_that_does_not_answer_holds_no_job_up(state: State, tmp_path: Path) -> None:
