@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from model_code.dubbing.speaker import Speaker
 from model_code.errors import InputError
 from model_code.files import write_json
-from xdub_platform.integrity import DamagedModelError, verified
+from xdub_platform.integrity import DamagedModelError, digest_of, kept, verified
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.resources.mlflow import SYNCNET, briefly
 from xdub_platform.settings import Settings
@@ -32,16 +32,15 @@ RESULTS = ("result.json", "scores.json", "records.jsonl", "rows", "cases", "case
 """What a benchmark leaves there; the first says that the others are whole."""
 
 
-def registered(platform: Platform, version: str, into: Path | None = None) -> tuple[Path, str]:
-    """Folder and version number of a registered dubber whose files are whole.
+def registered(platform: Platform, version: str) -> Any:
+    """A registered dubber's version as the registry has it.
 
     Args:
         platform: Resources.
         version: Number or ``@alias``.
-        into: Folder for what must be downloaded; None takes a temporary one that stays.
 
     Raises:
-        InputError: There is no such version, or it is damaged.
+        InputError: There is no such version.
     """
     name = platform.settings.mlflow.model_name
     found = platform.mlflow.model_version(name, version)
@@ -50,7 +49,7 @@ def registered(platform: Platform, version: str, into: Path | None = None) -> tu
             f"no version {version} of {name} is registered in {platform.settings.state_root}",
             "make one with `xdub run` and name it champion with `xdub promote`, or choose another --version",
         )
-    return verified(platform, str(found.version), into=into), str(found.version)
+    return found
 
 
 class RegisteredDubber:
@@ -73,8 +72,9 @@ class RegisteredDubber:
         from model_code import base
         from model_code.dubbing.model import DubbingPipelineModel
 
+        self.version = str(registered(platform, version).version)
         with TemporaryDirectory() as scratch:
-            folder, self.version = registered(platform, version, Path(scratch))
+            folder = verified(platform, self.version, into=Path(scratch))
             self._landmarker = base.load("landmarker")
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
             if crew is not None:
@@ -190,8 +190,9 @@ def benchmark_registered(
     """
     from assets.benchmark_scores import config as benchmark_config
 
-    folder, number = registered(build_platform(settings), version)
-    name = f"v{number}-{'heldout' if heads_seed is None else f'heads{heads_seed}'}"
+    platform = build_platform(settings)
+    found = registered(platform, version)
+    name = f"v{found.version}-{'heldout' if heads_seed is None else f'heads{heads_seed}'}"
     out = (output or settings.path("benchmarks", name)).absolute()
     chosen = settings.benchmark.model_copy(
         update={"heads_seed": heads_seed, **({"cases": cases} if cases is not None else {})}
@@ -199,7 +200,8 @@ def benchmark_registered(
     config = {
         **benchmark_config(settings),
         "benchmark": chosen.model_dump(mode="json"),
-        "dubber": str(folder),
+        "dubber": str(kept(platform, found)),
+        "versions": {"dubber": f"{found.version} {digest_of(found)}"},
         "output": str(out),
         "cache": str(settings.path("cache")),
         "processes": settings.processes.parallel_runs,
@@ -209,19 +211,21 @@ def benchmark_registered(
     command = [sys.executable, "-m", "model_code.workers.benchmark", "--config", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings.processes.threads)}
     if subprocess.run(command, check=False, env=environment).returncode:
-        raise InputError(f"the benchmark of version {number} failed", "see the lines above")
+        raise InputError(f"the benchmark of version {found.version} failed", "see the lines above")
     return out, json.loads((out / "scores.json").read_text(encoding="utf-8"))
 
 
 def _make_way(out: Path, config: Mapping[str, Any]) -> Path:
     """Readies a benchmark's folder: results of another config go, nothing else does; returns the config's file there.
 
+    Where the dubber's files lie does not matter: `versions` says which they are.
+
     Raises:
         InputError: There is something that no benchmark made.
     """
     path = out / BENCHMARK
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != config:
+        if {**json.loads(path.read_text(encoding="utf-8")), "dubber": config["dubber"]} != config:
             for old in (out / name for name in RESULTS):
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):

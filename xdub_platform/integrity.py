@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_code.errors import InputError
+from xdub_platform.locks import held
 from xdub_platform.platform import Platform
 from xdub_platform.resources.mlflow import MANIFEST, MANIFEST_TAG, manifest_of
 
 REMEDY = "roll back to a whole version with `xdub promote --rollback VERSION`, or materialise `dubber` again"
+DIGEST_LENGTH = 32
+"""Hexadecimal digits of a manifest's hash that name a version's files: MLflow takes 36 at most of an input's."""
 
 
 class DamagedModelError(InputError):
@@ -70,6 +74,35 @@ def verified(platform: Platform, version: int | str, name: str | None = None, *,
     if damage or folder is None:
         raise DamagedModelError(f"{told}: {damage}", REMEDY)
     return folder
+
+
+def digest_of(version: Any) -> str:
+    """Names the files of a registered version, wherever they lie; empty where it has no manifest of them."""
+    return str(version.tags.get(MANIFEST_TAG, ""))[:DIGEST_LENGTH]
+
+
+def kept(platform: Platform, version: Any) -> Path:
+    """As `verified`; what must be downloaded stays under `cache/weights`, where whoever comes again finds it.
+
+    Args:
+        platform: Resources.
+        version: As `MlflowRuns.model_version` gave it.
+
+    Raises:
+        DamagedModelError: A file is missing or changed, also when downloaded anew, or was never registered.
+    """
+    digest = digest_of(version)
+    if not digest:
+        raise DamagedModelError(f"version {version.version} of {version.name} has no manifest of its files", REMEDY)
+    folder = platform.settings.path("cache", "weights", digest)
+    with held(folder.with_suffix(".lock")):
+        try:
+            return verified(platform, version.version, version.name, into=folder)
+        except DamagedModelError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(folder)
+            return verified(platform, version.version, version.name, into=folder)
 
 
 def difference(registered: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:

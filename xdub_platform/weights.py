@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from model_code.errors import InputError
-from xdub_platform.integrity import DamagedModelError, verified
+from xdub_platform.integrity import DamagedModelError, digest_of, kept, verified
 from xdub_platform.licences import carried
-from xdub_platform.locks import held, seized
+from xdub_platform.locks import seized
 from xdub_platform.platform import Platform
-from xdub_platform.resources.mlflow import MANIFEST_TAG
 from xdub_platform.resources.store import Dataset
 from xdub_platform.settings import Settings
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from model_code.backbones.released import Kind
 
 RUN = "weights import"
-DIGEST_LENGTH = 32
-"""Hexadecimal digits of a manifest's hash that name weights as an input: MLflow takes 36 at most."""
 
 
 def model_of(settings: Settings) -> str:
@@ -160,8 +156,6 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
 def starting_weights(platform: Platform, asset: str) -> Dataset | None:
     """The registered weights that an asset's training starts from, every file checked; None where settings name none.
 
-    Downloads stay under `cache/weights`, where a run that was killed finds them again.
-
     Raises:
         InputError: They are not registered, or damaged.
     """
@@ -177,23 +171,16 @@ def starting_weights(platform: Platform, asset: str) -> Dataset | None:
             f"run `xdub weights import PATH` with this profile, or set XDUB_START__{asset.upper()}; bench and ablate "
             "have a registry for each seed: let them share one, XDUB_MLFLOW__TRACKING_URI",
         )
-    digest = _digest_of(found)
-    if not digest:
-        raise InputError(
-            f"{wanted}: version {found.version} of {model} has no manifest of its files", "import it again"
-        )
-    kept = platform.settings.path("cache", "weights", digest)
-    with held(kept.with_suffix(".lock")):
-        try:
-            folder = _checked(platform, found, kept)
-        except DamagedModelError as error:
-            raise InputError(f"{wanted}: {error.what}", "run `xdub weights import PATH` again") from error
+    try:
+        folder = kept(platform, found)
+    except DamagedModelError as error:
+        raise InputError(f"{wanted}: {error.what}", "run `xdub weights import PATH` again") from error
     inside = folder / "transformer"  # of a model that the chain made; imported weights are the transformer alone
     files = [path for path in folder.rglob("*") if path.is_file()]
     return Dataset(
         name=f"{model}/{found.version}",
         path=inside if inside.is_dir() else folder,
-        version=digest,
+        version=digest_of(found),
         size=sum(path.stat().st_size for path in files),
         n_files=len(files),
         source="mlflow",
@@ -213,7 +200,7 @@ def moved(platform: Platform, asset: str, made_from: Mapping[str, str]) -> str |
         return None
     model, version = _model_and_version(platform.settings, named)
     found = platform.mlflow.model_version(model, version)
-    if found is None or _digest_of(found) in made_from.values():
+    if found is None or digest_of(found) in made_from.values():
         return None
     return f"start.{asset} '{named}' is version {found.version} of {model} now"
 
@@ -225,21 +212,6 @@ def _model_and_version(settings: Settings, named: str) -> tuple[str, str]:
         return model or model_of(settings), f"@{alias}"
     model, _, number = named.rpartition("/")
     return model or model_of(settings), number
-
-
-def _digest_of(version: Any) -> str:
-    return str(version.tags.get(MANIFEST_TAG, ""))[:DIGEST_LENGTH]
-
-
-def _checked(platform: Platform, version: Any, kept: Path) -> Path:
-    """A version's files: in place, or as they were downloaded into `kept`; once more if those are not whole."""
-    try:
-        return verified(platform, version.version, version.name, into=kept)
-    except DamagedModelError:
-        if not kept.is_dir():
-            raise
-        shutil.rmtree(kept)
-        return verified(platform, version.version, version.name, into=kept)
 
 
 def _digest(files: Iterable[Path]) -> str:

@@ -12,7 +12,6 @@ import dagster as dg
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import RunInfo
 from safetensors.torch import load_file, save_file
 
 from assets.dubber import dubber
@@ -28,7 +27,7 @@ from model_code.media.shards import ShardWriter
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.workers.train import TrainConfig
 from tests.published import save_umt5, save_vae, save_wav2vec2, save_whisper
-from tests.xdub_platform.planted import platform_on
+from tests.xdub_platform.planted import downloads, platform_on
 from xdub_platform.chain import Node, failure_line
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import promote
@@ -195,19 +194,9 @@ def test_weights_without_a_manifest_are_refused_and_cost_no_others(tmp_path: Pat
 
 def test_downloads_are_kept_and_fetched_again_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform = platform_at(tmp_path / "state")
-    fetched: list[str] = []
     artifacts = platform.mlflow.model_path(WEIGHTS, "1")
     assert artifacts is not None
-
-    def download(self: object, run_id: str, path: str, into: str) -> str:
-        fetched.append(path)
-        Path(into).mkdir(parents=True, exist_ok=True)
-        source, target = artifacts.parent / path, Path(into) / path
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-        return str(target)
-
-    monkeypatch.setattr(MlflowClient, "download_artifacts", download)
-    monkeypatch.setattr(RunInfo, "artifact_uri", property(lambda self: "s3://bucket/run"))
+    fetched = downloads(monkeypatch, artifacts.parent)
     first, again = (starting_weights(platform, "generator") for _ in range(2))
     assert first == again
     assert first is not None

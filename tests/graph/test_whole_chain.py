@@ -13,6 +13,7 @@ from xdub_platform.chain import Status, Step
 from xdub_platform.demo import prepare_corpus, write_run_report
 from xdub_platform.dubbing import registered
 from xdub_platform.instance import open_instance
+from xdub_platform.integrity import kept
 from xdub_platform.platform import build_platform
 from xdub_platform.running import chain_planner, run_chain
 from xdub_platform.settings import Settings, load_settings
@@ -99,6 +100,7 @@ def test_the_report_has_scores_cases_and_a_champion(chain: tuple[Settings, list[
     assert set(scores["rows"]) >= {"copy", "base", "base_editor", "generator", "editor", "lip", "texture", "exact"}
     case = next(page.parent.glob("cases/*/case.json"))
     assert {path.name for path in case.parent.iterdir()} == {"case.json", "input.mp4", "dub.mp4", "reference.mp4"}
-    folder, version = registered(build_platform(settings), "@champion")
-    assert version == "1"
-    assert (folder / "config.json").is_file()
+    platform = build_platform(settings)
+    champion = registered(platform, "@champion")
+    assert int(champion.version) == 1
+    assert (kept(platform, champion) / "config.json").is_file()

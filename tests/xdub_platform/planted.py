@@ -11,6 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import RunInfo
 
 from model_code.metrics.scores import COPY, EXACT, CaseRecord, RowCase, save_records, summarise
 from xdub_platform.platform import Platform, build_platform
@@ -48,6 +51,22 @@ def register(
     with platform.mlflow.run("dubber") as run:
         run.artifact(model, "model")
         return run.register(platform.settings.mlflow.model_name, "model", alias=alias, tags=tags)
+
+
+def downloads(monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> list[str]:
+    """From now on a run's artifacts, which lie in `artifacts`, must be downloaded; the list gets each that is."""
+    fetched: list[str] = []
+
+    def download(self: object, run_id: str, path: str, into: str) -> str:
+        fetched.append(path)
+        Path(into).mkdir(parents=True, exist_ok=True)
+        source, target = artifacts / path, Path(into) / path
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        return str(target)
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", download)
+    monkeypatch.setattr(RunInfo, "artifact_uri", property(lambda self: "s3://bucket/run"))
+    return fetched
 
 
 def score(

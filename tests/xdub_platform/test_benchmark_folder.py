@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from model_code.errors import InputError
-from tests.xdub_platform.planted import platform_on, register
+from tests.xdub_platform.planted import downloads, platform_on, register
 from xdub_platform.dubbing import BENCHMARK, benchmark_registered
+from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings
 
 TOO_MANY = 10**6
@@ -57,3 +59,27 @@ def test_an_earlier_benchmark_makes_way_and_what_lies_beside_it_stays(settings: 
     assert sorted(path.name for path in results.iterdir()) == [BENCHMARK, "notes.md"]
     made = json.loads((results / BENCHMARK).read_text(encoding="utf-8"))
     assert made["benchmark"]["cases"] == TOO_MANY
+
+
+def test_a_downloaded_model_stays_in_the_cache_and_what_was_made_with_it_too(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, model = tmp_path / "results", build_platform(settings).mlflow.model_path("xdub-dubber", "1")
+    assert model is not None
+    fetched = downloads(monkeypatch, model.parent)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for _ in range(2):
+        with pytest.raises(InputError, match="the benchmark of version 1 failed"):
+            benchmark_registered(settings, None, "@champion", TOO_MANY, results)
+        (results / "rows").mkdir(exist_ok=True)
+        (results / "rows" / "base.json").touch()
+    assert fetched == ["manifest.json", "model"]
+    assert not list(temporary.iterdir())
+    made = json.loads((results / BENCHMARK).read_text(encoding="utf-8"))
+    assert Path(made["dubber"]).is_relative_to(settings.path("cache", "weights"))
+    monkeypatch.undo()  # the same files, where a registry has them on this machine
+    with pytest.raises(InputError, match="the benchmark of version 1 failed"):
+        benchmark_registered(settings, None, "@champion", TOO_MANY, results)
+    assert (results / "rows" / "base.json").is_file()
