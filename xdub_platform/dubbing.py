@@ -79,7 +79,7 @@ class RegisteredDubber:
             self._model = DubbingPipelineModel.from_pretrained(folder, features=features).to(device)
             if crew is not None:
                 self._model.sample_with(crew, folder)  # last: from now on the crew has nobody else's networks
-        self._platform, self._features, self.device = platform, features, device
+        self._platform, self.device = platform, device
         self._listens: Listener | None = None
         own = self._model.config.model_dump(include={"crop_size", "crop_scale"}, exclude_none=True)
         self._media = platform.settings.media.model_copy(update=own)
@@ -125,10 +125,12 @@ class RegisteredDubber:
         )
 
     def _listener(self) -> Listener:
-        """With the chain's SyncNet as it is registered when first asked for: the server may have no data registry."""
+        """With the chain's SyncNet as it is registered when first asked for: the server may have no data registry.
+
+        It hears by the dubber's own encoder, which is here: the server may not reach the hub either.
+        """
         if self._listens is not None:
             return self._listens
-        from model_code.backbones.load import load_audio
         from model_code.dubbing.listener import Listener
         from model_code.metrics.syncnet import SyncNet
 
@@ -142,7 +144,7 @@ class RegisteredDubber:
                 syncnet = SyncNet.from_pretrained(verified(self._platform, found.version, SYNCNET, into=Path(scratch)))
         except DamagedModelError as error:
             raise InputError(error.what, remedy) from error
-        self._listens = Listener(syncnet, load_audio(self._platform.settings.backbones, self._features))
+        self._listens = Listener(syncnet, self._model.audio_encoder)
         return self._listens
 
 

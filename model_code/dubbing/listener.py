@@ -41,7 +41,7 @@ class Listener:
         if encoder.feature_dim != width:
             raise InputError(
                 f"a SyncNet for {width} audio features and an encoder that gives {encoder.feature_dim}",
-                "train the asset `syncnet` with the backbones that are set, or name the speaker by number",
+                "train the asset `syncnet` with the dubber's backbones, or name the speaker by number",
             )
         self._syncnet, self._encoder = syncnet, encoder
 

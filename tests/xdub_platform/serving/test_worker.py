@@ -19,7 +19,7 @@ from model_code.dubbing.dub import DubReport
 from model_code.dubbing.sampling import Crew
 from model_code.errors import InputError
 from model_code.media.video import read_audio, read_video, write_video
-from model_code.metrics.syncnet import SyncNet
+from model_code.metrics.syncnet import SyncNet, SyncNetConfig
 from model_code.team import Member
 from tests.xdub_platform.serving import tiny
 from tests.xdub_platform.serving.world import Media, State, wait_for
@@ -91,7 +91,7 @@ def test_xdub_dub_samples_in_two_processes_what_one_does(state: State, media: Me
 
 
 def test_the_speaker_is_found_by_the_registered_syncnet(state: State, media: Media, tmp_path: Path) -> None:
-    """As on a server of its own: models are registered, and there is no data registry."""
+    """As on a server of its own: models are registered, there is no data registry, and the hub cannot be reached."""
 
     def dub(dubber: RegisteredDubber) -> int:
         return dubber.dub(video, media.audio, tmp_path / "out.mp4", speaker="sync").dubbed
@@ -99,10 +99,11 @@ def test_the_speaker_is_found_by_the_registered_syncnet(state: State, media: Med
     state.register()
     video, speech = tmp_path / "face.mp4", tiny.write_speech(tmp_path / "own.wav", seconds=1.0)
     write_video(video, read_video(tiny.write_face(video, frames=20)).frames, audio=read_audio(speech))
-    dubber, fresh = (RegisteredDubber(build_platform(state.settings), "@champion", "cpu") for _ in range(2))
+    settings = load_settings(state_root=state.settings.state_root, backbones={"audio": [str(tmp_path / "nowhere")]})
+    dubber, fresh = (RegisteredDubber(build_platform(settings), "@champion", "cpu") for _ in range(2))
     with pytest.raises(InputError, match="no SyncNet was accepted yet"):
         dub(dubber)
-    SyncNet().save_pretrained(tmp_path / "syncnet")
+    SyncNet(SyncNetConfig(audio_features=8)).save_pretrained(tmp_path / "syncnet")  # as many as the dubber's encoder
     with state.runs.run("syncnet") as run:
         run.artifact(tmp_path / "syncnet", "model")
         run.register("xdub-syncnet", "model", alias="challenger")
