@@ -420,7 +420,7 @@ def _add_jobs(app: FastAPI, server: Server) -> None:
         summary="Cancel a job",
     )
     def cancel(job_id: str, owner: Owner) -> Response:
-        """A waiting job ends at once, a running one before its next window."""
+        """A waiting job ends at once, a running one at its next frame or step of sampling."""
         before = found(server.queue.get(owner, job_id))
         if before.state in FINISHED:
             raise ApiError(409, f"the job is {before.state} already")
