@@ -71,6 +71,15 @@ def test_names(manifests: list[dict[str, Any]]) -> None:
         assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "xdub"
 
 
+def test_the_docs_name_every_place_to_fill_in(deploy: Any) -> None:
+    page = (deploy.repository / "docs" / "deploy.md").read_text(encoding="utf-8")
+    folder = deploy.folder / "kubernetes"
+    for path in folder.rglob("*.yaml"):
+        for placeholder in set(re.findall(r"(?:http://)?\w+\.example\.com", path.read_text(encoding="utf-8"))):
+            (row,) = re.findall(rf"^\| `{placeholder}` \|.*$", page, re.MULTILINE)
+            assert f"`{path.relative_to(folder)}`" in row
+
+
 def test_kustomization_names_every_file(deploy: Any, manifests: list[dict[str, Any]]) -> None:
     (kustomization,) = deploy.documents("kubernetes/kustomization.yaml")
     present = {path.name for path in (deploy.folder / "kubernetes").glob("*.yaml")}
