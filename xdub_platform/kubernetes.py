@@ -7,9 +7,10 @@ so the accelerators belong to the step's pod.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -146,6 +147,8 @@ class SubmittedRuns:
         self.graph = defs.resolve_asset_graph()
         self.instance = instance
         self.pool = ThreadPoolExecutor(settings.processes.parallel_runs)
+        self.leaving = threading.Event()
+        self.at_work: set[str] = set()
 
     def __enter__(self) -> SubmittedRuns:
         return self
@@ -153,7 +156,11 @@ class SubmittedRuns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self.leaving.set()
         self.pool.shutdown(cancel_futures=True)
+        if error is not None and self.at_work:
+            self._end(sorted(self.at_work))
 
     def submit(self, node: Node, tags: dict[str, str], run_id: str) -> Future[Step]:
         """Makes a node in a run of its own, of which Dagster chooses the id; waits for one that is at it already."""
@@ -166,7 +173,8 @@ class SubmittedRuns:
             run = self._patiently(lambda: self.instance.get_run_by_id(run_id))
             if run is not None and run.is_finished:
                 break
-            time.sleep(LOOK_EVERY)
+            self._rest()
+        self.at_work.discard(run_id)
         records = self._patiently(lambda: self.instance.get_records_for_run(run_id).records)
         entries = (record.event_log_entry for record in records)
         events = [entry.dagster_event for entry in entries if entry.dagster_event]
@@ -185,7 +193,12 @@ class SubmittedRuns:
                 if not away or time.monotonic() >= deadline:
                     raise
                 log.warning("asked again in %.0f s: %s", LOOK_EVERY, " ".join(str(error).split())[:200])
-                time.sleep(LOOK_EVERY)
+                self._rest()
+
+    def _rest(self) -> None:
+        """Until the next look; raises `CancelledError` when there is none, as the planner leaves."""
+        if self.leaving.wait(LOOK_EVERY):
+            raise CancelledError
 
     def _begun(self, node: Node, tags: dict[str, str]) -> str:
         """The run that makes a node already, as a planner whose pod died leaves it behind, or else a new one."""
@@ -197,7 +210,18 @@ class SubmittedRuns:
         for run in self.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=own)):
             if run.asset_selection == {key}:
                 return run.run_id
-        return self._client().submit_job_execution(self.job.name, tags={**tags, **own}, asset_selection=[key])
+        run_id = self._client().submit_job_execution(self.job.name, tags={**tags, **own}, asset_selection=[key])
+        self.at_work.add(run_id)
+        return run_id
+
+    def _end(self, run_ids: list[str]) -> None:
+        """Who ends the planner's run means everything that it started; not what it found at work."""
+        from dagster_graphql import DagsterGraphQLClientError
+
+        try:
+            self._client().terminate_runs(run_ids)
+        except DagsterGraphQLClientError as error:
+            log.warning("not all of the runs %s could be ended: %s", ", ".join(run_ids), " ".join(str(error).split()))
 
     def _client(self) -> DagsterGraphQLClient:
         from dagster_graphql import DagsterGraphQLClient

@@ -7,6 +7,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +33,8 @@ __all__ = ["postgres_server"]
 NOWHERE = "http://127.0.0.1:1"
 
 CODE = """
+import time
+
 import dagster as dg
 
 cells = dg.MultiPartitionsDefinition(
@@ -54,7 +57,12 @@ def clips() -> dg.MaterializeResult:
     return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, description="no consent")])
 
 
-defs = dg.Definitions(assets=[pairs, editor, clips])
+@dg.asset
+def generator() -> None:
+    time.sleep(300)
+
+
+defs = dg.Definitions(assets=[pairs, editor, clips, generator])
 """
 
 
@@ -174,6 +182,56 @@ def test_what_a_dead_planner_left_at_work_is_waited_for(
             again.result(60)
     assert (good.status, good.run_id) == (Status.DONE, left[nodes[1]].run_id)
     assert (bad.status, bad.reason, bad.run_id) == (Status.FAILED, "its pod was evicted", left[nodes[2]].run_id)
+
+
+def test_a_planner_that_is_told_to_end_waits_for_nothing(
+    instance: dg.DagsterInstance, defs: dg.Definitions, tmp_path: Path
+) -> None:
+    settings = load_settings(
+        state_root=tmp_path / "state", kubernetes={"webserver": NOWHERE}, processes={"parallel_runs": 2}
+    )
+
+    def plan() -> None:
+        with SubmittedRuns(settings, defs, instance) as runs:
+            runs.submit(Node("editor"), {}, "planned")  # waits for the run that is at it
+            runs.submit(Node("clips"), {}, "planned")  # asks a webserver that is away
+            time.sleep(LOOK_EVERY)
+            raise KeyboardInterrupt
+
+    found = begin(instance, defs, Node("editor"))
+    in_the_end = threading.Timer(30.0, succeed, [instance, found])
+    in_the_end.start()
+    with pytest.raises(KeyboardInterrupt):
+        plan()
+    left = instance.get_run_by_id(found.run_id)
+    assert left is not None
+    assert left.status is dg.DagsterRunStatus.STARTED, "another planner's is not ended"
+    in_the_end.cancel()
+
+
+@pytest.mark.slow
+def test_a_planner_that_is_told_to_end_ends_its_runs(
+    instance: dg.DagsterInstance, defs: dg.Definitions, tmp_path: Path, port: int
+) -> None:
+    settings = load_settings(state_root=tmp_path / "state", kubernetes={"webserver": f"http://127.0.0.1:{port}"})
+
+    def wait_until(status: dg.DagsterRunStatus) -> None:
+        for _ in range(1500):
+            if instance.get_runs(dg.RunsFilter(statuses=[status])):
+                return
+            time.sleep(0.2)
+        pytest.fail(f"the run is not {status}, but {[run.status for run in instance.get_runs()]}")
+
+    def plan() -> None:
+        with SubmittedRuns(settings, defs, instance) as runs:
+            runs.submit(Node("generator"), {}, "planned")
+            wait_until(dg.DagsterRunStatus.STARTED)
+            raise KeyboardInterrupt
+
+    with webserver(tmp_path, port):
+        with pytest.raises(KeyboardInterrupt):
+            plan()
+        wait_until(dg.DagsterRunStatus.CANCELED)
 
 
 @pytest.mark.slow
