@@ -512,7 +512,7 @@ class BenchmarkConfig(Config):
 
     seed: int = 0
     heads_seed: int | None = Field(None, description="None: the corpus's held-out heads; else freshly drawn ones.")
-    cases: int = 8
+    cases: int = Field(8, ge=1)
     seconds: float = 3.0
     silent_frames: int = Field(25, description="First frames of each case that are also dubbed with silent audio.")
 

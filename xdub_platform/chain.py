@@ -21,6 +21,7 @@ from functools import cached_property
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     extract_data_provenance_from_entry,
@@ -30,6 +31,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.event_api import EventLogRecord
 from dagster._core.execution.plan.objects import ErrorSource
 
+from model_code.errors import InputError
 from xdub_platform.failures import database_is_away
 
 log = logging.getLogger(__name__)
@@ -149,11 +151,23 @@ class Planner:
         return self.defs.resolve_implicit_global_asset_job_def()
 
     def nodes(self, selection: str | dg.AssetSelection = "*") -> list[Node]:
-        """All wanted nodes of the selected assets in topological order."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)  # a part of `*` that we do not use
-            chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
-        keys = chosen.resolve(self.graph)
+        """All wanted nodes of the selected assets in topological order.
+
+        Raises:
+            InputError: The selection cannot be read, or selects no asset.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", dg.BetaWarning)  # a part of `*` that we do not use
+                chosen = dg.AssetSelection.from_string(selection) if isinstance(selection, str) else selection
+            keys = chosen.resolve(self.graph)
+        except (DagsterInvalidAssetSelectionError, dg.DagsterInvalidSubsetError):
+            keys = set()
+        if not keys:
+            there = sorted(key.to_user_string() for key in self.graph.materializable_asset_keys)
+            raise InputError(
+                f"'{selection}' selects no asset", f"write key:NAME; the assets are {', '.join(there)}"
+            ) from None
         ordered = [
             key for key in self.graph.toposorted_asset_keys if key in keys and self.graph.get(key).is_materializable
         ]

@@ -32,7 +32,7 @@ Profile = Annotated[str | None, typer.Option(help="embedded, embedded-full, work
 
 
 def main() -> None:
-    """Entry point: bad input ends in one line and exit code 2."""
+    """Entry point: bad input ends in one line and exit code 2, a database or MLflow that is away in one and 3."""
     for name, value in (("DO_NOT_TRACK", "1"), ("GX_ANALYTICS_ENABLED", "false"), ("DAGSTER_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
     log_as_told()
@@ -42,13 +42,16 @@ def main() -> None:
         typer.echo(f"xdub: {error}", err=True)
         sys.exit(2)
     except Exception as error:
-        from xdub_platform.failures import database_is_away
+        from xdub_platform.failures import database_is_away, mlflow_is_away
 
-        if not database_is_away(error):
+        if database_is_away(error):
+            away = f"the database does not answer ({' '.join(str(error).split())[:200]})"
+        elif mlflow_is_away(error):
+            away = "the MLflow server at $XDUB_MLFLOW__TRACKING_URI does not answer"
+        else:
             raise
-        told = " ".join(str(error).split())[:200]
-        typer.echo(f"xdub: the database does not answer ({told}): start it and run this again", err=True)
-        sys.exit(1)
+        typer.echo(f"xdub: {away}: start it and run this again", err=True)
+        sys.exit(3)
 
 
 @app.command()
@@ -179,7 +182,7 @@ def dub(
 def benchmark(
     heads_seed: Annotated[int | None, typer.Option(help="Draw fresh heads and sentences from this seed.")] = None,
     version: Annotated[str, typer.Option(help="Model version: @champion, @challenger or a number.")] = "@champion",
-    cases: Annotated[int | None, typer.Option(help="Number of clips.")] = None,
+    cases: Annotated[int | None, typer.Option(min=1, help="Number of clips.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -351,6 +354,7 @@ def plan(
     profile: Profile = "cluster",
 ) -> None:
     """What training with these settings would take, from the settings alone, beside the paper's figures."""
+    from model_code.files import write_text
     from xdub_platform.planning import plan_of, show
 
     settings = _settings(profile)
@@ -368,7 +372,7 @@ def plan(
     )
     show(made, settings)
     if json is not None:
-        json.write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(json, made.model_dump_json(indent=2) + "\n")
 
 
 @app.command()

@@ -1,13 +1,16 @@
-"""How bad input fails a Dagster run, and what only says that the database is away."""
+"""How bad input fails a Dagster run, and what only says that the database or MLflow's server is away."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
 from model_code.errors import InputError
+
+NO_ANSWER = re.compile(r"API request to .* failed with (timeout )?exception", re.DOTALL)
 
 
 @contextmanager
@@ -30,3 +33,8 @@ def database_is_away(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def mlflow_is_away(error: BaseException) -> bool:
+    """Whether MLflow only says that its server gave no answer; told by its words: it has no class or code for that."""
+    return type(error).__name__ == "MlflowException" and bool(NO_ANSWER.match(str(error)))

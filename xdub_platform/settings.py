@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from model_code.backbones.presets import PRESETS
 from model_code.config import (
@@ -453,6 +453,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="XDUB_",
         env_nested_delimiter="__",
+        env_parse_none_str="null",
         nested_model_default_partial_update=True,
         extra="forbid",
         frozen=True,
@@ -572,10 +573,18 @@ def load_settings(**overrides: Any) -> Settings:
         **overrides: Top-level fields that win over environment and profile.
 
     Raises:
-        InputError: A value is unknown or out of range; the message names it.
+        InputError: A value is unknown, out of range or no JSON where it has to be; the message names it.
     """
     try:
         return Settings(**overrides)
+    except SettingsError as error:
+        section, given = str(error).split('"')[1], getattr(error.__cause__, "doc", None)
+        of_section = (name for name in sorted(os.environ) if name.upper().startswith(f"XDUB_{section.upper()}"))
+        name = next((name for name in of_section if os.environ[name] == given), f"XDUB_{section.upper()}")
+        told = f"{name}={given!r}" if section not in SECRET else name
+        raise InputError(
+            f"{told} is no JSON", """a list or a table is written as such: ["a", "b"] or {"a": 1}"""
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place, given = first["loc"], first["input"]

@@ -86,7 +86,7 @@ def test_the_server_stops_in_mid_run(root: Path, postgres_server: PostgresServer
         postgres_server.start()
     status, told = chain.wait(), chain.told()
     if comes_back == "when the run has given up":
-        assert status == 1, told
+        assert status == 3, told
         assert told.splitlines()[-1].startswith("xdub: the database does not answer"), told
     else:
         assert status == 0, told

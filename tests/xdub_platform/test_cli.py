@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from xdub_platform.cli import app
 
 
 def xdub(*arguments: str, state: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -21,9 +23,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = "import sys, xdub_platform.cli; print(*{'torch', 'dagster', 'mlflow', 'numpy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
-    started = time.process_time()
     done = xdub("--help")
-    assert time.process_time() - started < 1
     assert done.returncode == 0
     for command in ("demo", "dub", "ingest", "benchmark", "status", "doctor"):
         assert f"  {command} " in done.stdout
@@ -39,6 +39,9 @@ def test_help_loads_nothing_heavy() -> None:
         ),
         (["ingest", "missing.mp4"], "'missing.mp4' does not exist (check the path)"),
         (["status", "--profile", "tiny"], "setting PROFILE='tiny'"),
+        (["run", "--select", "key:editro"], "'key:editro' selects no asset (write key:NAME; the assets are bench"),
+        (["run", "--plan", "--select", "editro"], "'editro' selects no asset"),
+        (["run", "--plan", "--select", "key:("], "'key:(' selects no asset"),
     ],
 )
 def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -48,6 +51,33 @@ def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], said: 
     assert len(lines) == 1
     assert said in lines[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "said"),
+    [
+        ("status", {"XDUB_DATABASE__URL": "postgresql://xdub@127.0.0.1:9/xdub"}, "the database does not answer"),
+        (
+            "promote",
+            {"XDUB_MLFLOW__TRACKING_URI": "http://xdub:HUNTER2@127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
+            "the MLflow server at $XDUB_MLFLOW__TRACKING_URI does not answer",
+        ),
+    ],
+)
+def test_what_does_not_answer_is_told_in_one_line(
+    tmp_path: Path, command: str, environment: dict[str, str], said: str
+) -> None:
+    done = xdub(command, state=tmp_path / "state", **environment)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"xdub: {said}")
+    assert "Traceback" not in done.stderr
+    assert "HUNTER2" not in done.stderr
+
+
+def test_a_benchmark_of_no_case_is_refused() -> None:
+    told = CliRunner().invoke(app, ["benchmark", "--cases", "0"])
+    assert told.exit_code == 2
+    assert "--cases" in told.output
 
 
 def test_a_text_file_is_no_footage(tmp_path: Path) -> None:

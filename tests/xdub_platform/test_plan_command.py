@@ -34,7 +34,9 @@ def test_the_clusters_plan_is_shown_and_written(tmp_path: Path) -> None:
 
 
 def test_fp32_is_told(tmp_path: Path) -> None:
-    done = xdub_plan("--profile", "embedded", "--hours", "1")
+    written = tmp_path / "missing" / "plan.json"
+    done = xdub_plan("--profile", "embedded", "--hours", "1", "--json", str(written))
+    assert written.is_file()
     assert done.returncode == 0, done.stderr
     assert "--precision bf16" in done.stdout
     assert "Frozen networks: codec base; sound base; text none." in done.stdout

@@ -68,8 +68,33 @@ def test_unknown_names_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("XDUB_SERVING__DEVICES", "cuda:0"), ("XDUB_VARIANTS", "generated"), ("XDUB_KUBERNETES__GPUS", "{")],
+)
+def test_what_is_no_json_is_refused_by_name_and_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{name}='{value}' is no JSON"):
+        load_settings()
+
+
+def test_null_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDUB_PROMOTION__TOLERANCES__LEAK_WIDTH", "null")
+    monkeypatch.setenv("XDUB_START__GENERATOR", "null")
+    settings = load_settings(profile="cluster")
+    assert settings.start.generator is None
+    assert settings.promotion.tolerances.leak_width is None
+    assert settings.promotion.tolerances.leak_opening == 0.05
+
+
+def test_a_benchmark_has_a_case() -> None:
+    with pytest.raises(InputError, match="BENCHMARK__CASES=0"):
+        load_settings(benchmark={"cases": 0})
+
+
+@pytest.mark.parametrize(
     ("name", "value", "told"),
     [
+        ("XDUB_DATABASE", "postgresql://xdub:HUNTER2@db/xdub", "XDUB_DATABASE is no JSON"),
         ("XDUB_DATABASE__URLL", "postgresql://xdub:HUNTER2@db/xdub", "setting DATABASE__URLL: Extra"),
         ("XDUB_AUTOMATION__WEBHOOK_URL", "wss://hook/HUNTER2", "setting AUTOMATION__WEBHOOK_URL: String"),
         ("XDUB_FLOW__NOISE_SCALE", "0.5", "settings: Value error, transformer.precondition"),
