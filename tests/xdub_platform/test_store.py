@@ -150,6 +150,30 @@ def test_what_was_published_can_be_restored_from_the_remote(tmp_path: Path) -> N
     assert (earlier.path("clips/s0") / "data.txt").read_text(encoding="utf-8") == "one"
 
 
+def test_a_publication_whose_push_failed_arrives_with_the_next_one(tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    other = DvcStore(root=str(tmp_path / "other"), remote_url=str(remote))
+    other.put("clips/s9", directory(tmp_path, "x", "nine"))
+    other.publish("april", "by another registry: its data are at the remote alone")
+    store = DvcStore(root=str(tmp_path / "registry"), remote_url=str(tmp_path / "note" / "remote"))
+    (tmp_path / "note").write_text("no folder", encoding="utf-8")
+    may = store.put("clips/s0", directory(tmp_path, "a", "one"))
+    for _ in range(2):
+        with pytest.raises(OSError, match="Not a directory"):
+            store.publish("may", "the remote is away")
+    (tmp_path / "note").unlink()
+    (tmp_path / "note").symlink_to(tmp_path)
+    june = store.put("clips/s0", directory(tmp_path, "b", "two"))
+    store.publish("june", "it is back")
+    folder = restored(remote, tmp_path / "state")
+    for tag, dataset in (("may", may), ("june", june)):
+        git(folder, "checkout", "--quiet", tag)
+        subprocess.run([sys.executable, "-m", "dvc", "pull"], cwd=folder, check=True, capture_output=True)
+        again = DvcStore(root=str(folder))
+        assert again.get("clips/s0") == moved(dataset, again)
+    assert git(folder, "tag").split() == ["april", "june", "may"]
+
+
 def moved(dataset: Dataset, store: DvcStore) -> Dataset:
     return replace(dataset, path=store.path(dataset.name))
 

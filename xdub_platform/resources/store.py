@@ -299,11 +299,11 @@ class DvcStore(dg.ConfigurableResource):
                 self._git("fetch", "--quiet", here, "refs/tags/*:refs/tags/*")
 
     def _push(self) -> None:
-        """The data first: what the bundle names is there."""
+        """The data first, of every tag: an earlier one's push may have failed, and the bundle names it too."""
         from dvc.repo import Repo
 
         with Repo(str(self.folder)) as repo:
-            repo.push()
+            repo.push(all_tags=True)
         with self._bundle() as (remote, there, here):
             self._git("bundle", "create", "--quiet", here, "HEAD", "--branches", "--tags")
             remote.put_file(here, there)
