@@ -288,6 +288,23 @@ def promote(
         raise typer.Exit(1)
 
 
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions of each model stay.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    profile: Profile = None,
+) -> None:
+    """Remove old versions of models, and old data, that no alias, published tag or present dataset needs."""
+    from xdub_platform.platform import build_platform
+    from xdub_platform.prune import prune as clear
+
+    pruned = clear(build_platform(_settings(profile)), keep, dry_run)
+    for each in pruned:
+        typer.echo(f"{each.size / 1e6:10,.1f} MB  {each.what}")
+    total = sum(each.size for each in pruned) / 1e6
+    typer.echo(f"{total:10,.1f} MB {'would be' if dry_run else 'are'} free")
+
+
 @weights.command("import")
 def import_weights(
     path: Annotated[Path, typer.Argument(help="X-Dub's released .safetensors, or a Wan2.2 folder (diffusers).")],

@@ -162,7 +162,7 @@ def starting_weights(platform: Platform, asset: str) -> Dataset | None:
     named = platform.settings.start.named(asset)
     if named is None:
         return None
-    model, version = _model_and_version(platform.settings, named)
+    model, version = model_and_version(platform.settings, named)
     found = platform.mlflow.model_version(model, version)
     wanted = f"start.{asset} '{named}'"
     if found is None:
@@ -198,14 +198,14 @@ def moved(platform: Platform, asset: str, made_from: Mapping[str, str]) -> str |
     named = platform.settings.start.named(asset)
     if named is None:
         return None
-    model, version = _model_and_version(platform.settings, named)
+    model, version = model_and_version(platform.settings, named)
     found = platform.mlflow.model_version(model, version)
     if found is None or digest_of(found) in made_from.values():
         return None
     return f"start.{asset} '{named}' is version {found.version} of {model} now"
 
 
-def _model_and_version(settings: Settings, named: str) -> tuple[str, str]:
+def model_and_version(settings: Settings, named: str) -> tuple[str, str]:
     """A registered model, and its version's number or ``@alias``."""
     model, at, alias = named.partition("@")
     if at:

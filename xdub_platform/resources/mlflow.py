@@ -270,6 +270,18 @@ class MlflowRuns(dg.ConfigurableResource):
             raise FileNotFoundError(f"artifact {path} of run {run_id} is missing")
         return found
 
+    def size(self, run_id: str, path: str) -> int:
+        """Bytes of a folder of artifacts."""
+        found = self.client().list_artifacts(run_id, path)
+        return sum(self.size(run_id, each.path) if each.is_dir else each.file_size or 0 for each in found)
+
+    def delete_artifacts(self, run_id: str, path: str) -> None:
+        """Removes a folder of artifacts; the rest of the run stays."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self.client().get_run(run_id).info.artifact_uri
+        get_artifact_repository(uri, tracking_uri=self.tracking_uri).delete_artifacts(path)
+
     def versions(self, name: str) -> dict[int, dict[str, str]]:
         """Tags of every version of a registered model; empty if there is none."""
         found = self.client().search_model_versions(f"name='{name}'")

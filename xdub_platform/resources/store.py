@@ -228,6 +228,29 @@ class DvcStore(dg.ConfigurableResource):
                 self._push()
             return self._git("rev-parse", "HEAD")
 
+    def usage(self) -> tuple[set[str], int]:
+        """Versions of all present datasets and those of tags, and how many bytes in DVC's cache belong to none of them.
+
+        The caller holds the lock.
+        """
+        from dvc.repo import Repo
+
+        self._ensure()
+        with Repo(str(self.folder)) as repo:
+            versions = {str(out.hash_info.value) for _ in repo.brancher(all_tags=True) for out in repo.index.outs}
+            # By force: not to be asked about tags of another registry, whose data are at the remote alone.
+            used = {str(each.value) for found in repo.used_objs(all_tags=True, force=True).values() for each in found}
+            cache = repo.cache.local
+            unused = [Path(cache.oid_to_path(each)) for each in cache.all() if each not in used]
+            return versions, sum(path.stat().st_size for path in unused)
+
+    def collect_garbage(self) -> None:
+        """Has DVC clear its cache of the rest; the caller holds the lock."""
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            repo.gc(workspace=True, all_tags=True, force=True)
+
     def _pointer(self, name: str) -> Path:
         path = self.path(name)
         return path.with_name(f"{path.name}.dvc")
