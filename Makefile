@@ -21,7 +21,7 @@ demo: .venv/.installed  ## run the whole chain on the embedded profile
 test: .venv/.installed lint  ## static checks, then every test that is not marked slow, in two processes
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: .venv/.installed  ## the rest: kills, servers, browsers, the whole chain
+test-slow: .venv/.installed  ## the rest: servers under load, browsers, the whole chain
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed

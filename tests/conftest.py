@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from xdub_platform.settings import KNOWN_ENVIRONMENT
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+for name in [name for name in os.environ if name.upper().startswith("XDUB_")]:
+    if name not in KNOWN_ENVIRONMENT - {"XDUB_WEBHOOK_SECRET"}:
+        del os.environ[name]  # a setting of whoever runs the tests
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""The commands of the docs: every file, service, pod and option in them is there, and they work in their order."""
+"""The commands of the docs and of dvc.yaml: `xdub` understands its own; the files and pods of the others are there."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from typing import Any
 
 import pytest
 import yaml
+from dagster import AssetSelection
 from typer.main import get_command
 
 from xdub_platform.cli import app
+from xdub_platform.definitions import build_definitions
+from xdub_platform.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/deploy.md")
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+DEPLOYING = ("README.md", "docs/deploy.md")
 COMPOSE = ["docker", "compose", "-f", "deploy/compose.yaml"]
 
 
 def commands(page: str) -> list[list[str]]:
     """Every command of the page's shell blocks, in words."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def inside(words: list[str]) -> list[str]:
-    """The xdub command that a command has a container run; empty if it runs none."""
-    told = re.search(r"(?:-- |run --rm \S+ )xdub (.*)", shlex.join(words))
+    """The xdub command that this is, or that it has a container run; empty if it is none."""
+    told = re.search(r"(?:^|^nice |^\S+=\S+ |-- |run --rm \S+ )(?:\.venv/bin/)?xdub (.*)", shlex.join(words))
     return shlex.split(told[1]) if told else []
 
 
@@ -40,12 +44,29 @@ def check_xdub(words: list[str]) -> None:
     command.make_context("xdub", list(words))
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_what_containers_are_told_is_understood(page: str) -> None:
-    told = [inside(words) for words in commands(page)]
-    assert any(told)
-    for words in filter(None, told):
+def test_what_xdub_is_told_is_understood() -> None:
+    told = {page: [words for words in map(inside, commands(page)) if words] for page in PAGES}
+    assert {page for page in told if told[page]} >= {*DEPLOYING, "docs/plan.md", "docs/promotion.md", "docs/serving.md"}
+    for words in (words for page in PAGES for words in told[page]):
         check_xdub(words)
+
+
+def test_what_dvc_runs_is_understood_and_selects_what_it_names(tmp_path: Path) -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    variables = {name: value for each in yaml.safe_load(text)["vars"] for name, value in each.items()}
+    stages = yaml.safe_load(re.sub(r"\$\{(\w+)\}", lambda name: variables[name[1]], text))["stages"]
+    graph = build_definitions(load_settings(state_root=tmp_path)).resolve_asset_graph()
+    selected = set()
+    for stage in stages.values():
+        words = shlex.split(stage["cmd"])
+        check_xdub(inside(words))
+        assert stage["outs"] == [{words[words.index("--receipt") + 1]: {"cache": False}}]
+        if "--select" in words:
+            selection = words[words.index("--select") + 1]
+            chosen = {key.to_user_string() for key in AssetSelection.from_string(selection).resolve(graph)}
+            assert chosen == set(re.findall(r"key:(\w+)", selection))
+            selected |= chosen
+    assert selected == {key.to_user_string() for key in graph.materializable_asset_keys}
 
 
 def test_an_option_that_is_none_is_found() -> None:
@@ -53,7 +74,7 @@ def test_an_option_that_is_none_is_found() -> None:
         check_xdub(["serve", "--new-kee", "me"])
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", DEPLOYING)
 def test_the_server_has_a_key_before_it_starts(page: str) -> None:
     compose = [words[len(COMPOSE) :] for words in commands(page) if words[:4] == COMPOSE]
     services = yaml.safe_load((ROOT / COMPOSE[3]).read_text(encoding="utf-8"))["services"]

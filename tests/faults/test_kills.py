@@ -19,7 +19,8 @@ from xdub_platform.demo import prepare_corpus
 from xdub_platform.platform import build_platform
 from xdub_platform.repair import leftovers
 
-MOMENTS = random.Random()
+SEED = random.randrange(2**32)
+MOMENTS = random.Random(SEED)
 FOOTAGE = "key:raw_corpus or key:clips"
 
 
@@ -36,6 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def killed(root: Path, target: Target, selection: str, within: float) -> tuple[Kill, Path]:
     """Kills the target's worker within so many seconds of its start; returns its config too."""
+    print(f"{SEED=}")  # pytest shows it if the test fails
     kill = strike(root, target, MOMENTS.uniform(0, within), selection)
     config = next(root.glob(f"work/{target.place}/**/config.json"))
     kept = root.parent / f"{target.place.replace('/', '.')}.json"

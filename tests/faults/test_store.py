@@ -27,7 +27,8 @@ DvcStore(root=sys.argv[1]).put("models/editor", Path(sys.argv[2]))
 print("done", flush=True)
 """
 FILES = 40
-MOMENTS = random.Random()
+SEED = random.randrange(2**32)
+MOMENTS = random.Random(SEED)
 
 
 def model(folder: Path, text: str) -> Path:
@@ -48,6 +49,7 @@ def contents(folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, None])
 def test_a_killed_replacement_is_undone_or_done(tmp_path: Path, share: float | None) -> None:
+    print(f"{SEED=}")  # pytest shows it if the test fails
     settings = load_settings(state_root=tmp_path / "state")
     store = DvcStore(root=str(settings.path("registry")))
     work = settings.path("made")

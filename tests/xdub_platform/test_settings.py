@@ -15,12 +15,6 @@ from xdub_platform.platform import build_platform
 from xdub_platform.settings import PROFILES, load_settings, unknown_environment
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDUB_PROFILE", raising=False)
-    monkeypatch.delenv("XDUB_STATE_ROOT", raising=False)
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_resolves_under_its_own_root(profile: str) -> None:
     settings = load_settings(profile=profile)
