@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_code.faces.crop import crop, crop_yuv, from_crop
+from model_code.faces.crop import crop, crop_yuv, from_crop, scaled
 from model_code.media.yuv import YuvFrame
 
 F32 = NDArray[np.float32]
@@ -93,14 +93,18 @@ class Landmarker(nn.Module):
 
     @torch.inference_mode()
     def predict_crops(self, crops: U8, batch: int = 64) -> tuple[F32, F32]:
-        """(N, size, size, 3) uint8 crops -> landmarks (N, 68, 2) in pixels of the crop, face confidence (N,) 0..1."""
+        """(N, S, S, 3) uint8 crops -> landmarks (N, 68, 2) in pixels of the crop, face confidence (N,) 0..1.
+
+        Crops of any side S: they are looked at in the `size` that the network was trained at.
+        """
         self.eval()
         device = self.presence.weight.device
         landmarks, confidence = np.zeros((len(crops), 68, 2), np.float32), np.zeros(len(crops), np.float32)
         for start in range(0, len(crops), batch):
-            part = torch.from_numpy(np.ascontiguousarray(crops[start : start + batch])).to(device)
+            small = scaled(crops[start : start + batch], self.size)
+            part = torch.from_numpy(np.ascontiguousarray(small)).to(device)
             places, logits = self(part.permute(0, 3, 1, 2).float().div_(127.5).sub_(1))
-            landmarks[start : start + batch] = (places * self.size).cpu().numpy()
+            landmarks[start : start + batch] = (places * crops.shape[1]).cpu().numpy()
             confidence[start : start + batch] = logits.sigmoid().cpu().numpy()
         return landmarks, confidence
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model_code.config import MediaConfig
 from model_code.errors import InputError
 from model_code.faces.align import interocular
-from model_code.faces.crop import crop_yuv, from_crop, resample, scaled
+from model_code.faces.crop import crop_yuv, from_crop, resample
 from model_code.faces.detect import FaceFinder
 from model_code.faces.follow import Follower, Track
 from model_code.faces.landmarker import Landmarker
@@ -324,8 +324,8 @@ def _crops(
     size = config.crop_size
     frames = shot.to_crop.take(shot.start, shot.end)
     crops = np.stack([crop_yuv(frame, box, size) for frame, box in zip(frames, track.boxes, strict=True)])
-    landmarks, confidence = landmarker.predict_crops(scaled(crops, landmarker.size))
-    return crops, from_crop(landmarks, track.boxes, landmarker.size), confidence, track.boxes
+    landmarks, confidence = landmarker.predict_crops(crops)
+    return crops, from_crop(landmarks, track.boxes, size), confidence, track.boxes
 
 
 def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, float]:

@@ -16,6 +16,7 @@ from model_code.avatars.render import Rendered
 from model_code.avatars.seeds import head_seed
 from model_code.config import MediaConfig
 from model_code.faces.align import interocular
+from model_code.faces.crop import crop
 from model_code.faces.detect import FaceFinder
 from model_code.faces.follow import Follower
 from model_code.faces.landmarker import Landmarker
@@ -82,6 +83,15 @@ def test_shipped_landmarker_on_new_heads(kind: str, landmarker: Landmarker) -> N
         errors.append((np.linalg.norm(found - truth, axis=-1).mean(1) / interocular(truth)).mean())
         assert confidence.min() > 0.5
     assert np.mean(errors) < 0.1
+
+
+def test_landmarks_of_large_crops_are_those_of_small_ones(landmarker: Landmarker) -> None:
+    head = _head(943, "natural")
+    frames, boxes = head.frames[::6], face_box(head.landmarks[::6])
+    small, confidence = landmarker.predict_crops(crop(frames, boxes, 96))
+    large, sure = landmarker.predict_crops(crop(frames, boxes, 192))
+    assert np.abs(large - 2 * small).max() < 3
+    assert np.abs(sure - confidence).max() < 0.1
 
 
 @pytest.mark.parametrize("kind", ["natural", "stylised", "nonhuman"])
