@@ -128,21 +128,24 @@ class ArcFace(nn.Module):
         return super().train(False)
 
     def places(self, crops: Tensor) -> Tensor:
-        """(N, 112, 112, 2) where `grid_sample` finds the template's pixels in crops (N, 3, S, S) in [-1, 1]."""
+        """(N, 112, 112, 2) where `grid_sample` finds the template's pixels in crops (N, 3, S, S) in [-1, 1].
+
+        In float32 under autocast too: bf16 would move them by a third of a pixel.
+        """
         size, side = self.landmarker.size, crops.shape[-1]
-        with torch.no_grad():
-            small = F.interpolate(crops, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            landmarks = (self.landmarker(small)[0] * side).float().cpu().numpy()
-        five = five_points(landmarks)
-        moves = umeyama(five, np.broadcast_to(ARCFACE_TEMPLATE, five.shape))
-        linear = np.linalg.pinv(moves[:, :, :2])  # zero where no face gives a direction
-        shift = -linear @ moves[:, :, 2:]
-        # From the template's [-1, 1] to its pixels, to the crop's pixels, to the crop's [-1, 1].
-        half = ARCFACE_SIZE / 2
-        theta = np.concatenate([linear * half, linear.sum(-1, keepdims=True) * half + shift], -1) * (2 / side)
-        theta[:, :, 2] -= 1
-        chosen = torch.from_numpy(theta).to(crops)
-        return F.affine_grid(chosen, [len(crops), 3, ARCFACE_SIZE, ARCFACE_SIZE], align_corners=False)
+        with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
+            small = F.interpolate(crops.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+            landmarks = (self.landmarker(small)[0] * side).cpu().numpy()
+            five = five_points(landmarks)
+            moves = umeyama(five, np.broadcast_to(ARCFACE_TEMPLATE, five.shape))
+            linear = np.linalg.pinv(moves[:, :, :2])  # zero where no face gives a direction
+            shift = -linear @ moves[:, :, 2:]
+            # From the template's [-1, 1] to its pixels, to the crop's pixels, to the crop's [-1, 1].
+            half = ARCFACE_SIZE / 2
+            theta = np.concatenate([linear * half, linear.sum(-1, keepdims=True) * half + shift], -1) * (2 / side)
+            theta[:, :, 2] -= 1
+            chosen = torch.from_numpy(theta).to(small)
+            return F.affine_grid(chosen, [len(crops), 3, ARCFACE_SIZE, ARCFACE_SIZE], align_corners=False)
 
     def embed(self, crops: Tensor, places: Tensor) -> Tensor:
         """Unit vectors (N, D) of crops (N, 3, S, S) seen at `places`; differentiable."""
@@ -155,7 +158,7 @@ class ArcFace(nn.Module):
         Both are seen where the second one's face lies: the target's, which is sharp.
         """
         batch, _, length = first.shape[:3]
-        videos = [video.transpose(1, 2).flatten(0, 1) for video in (first, second)]
+        videos = [video.transpose(1, 2).flatten(0, 1).float() for video in (first, second)]
         if first.shape[-1] > SHARP:
             videos = [
                 F.interpolate(video, (SHARP, SHARP), mode="bilinear", antialias=True, align_corners=False)

@@ -86,6 +86,15 @@ def test_faces_are_seen_on_the_template(arcface: ArcFace, crops: np.ndarray) -> 
     assert np.abs(ours - wanted).mean() < 1.0
 
 
+def test_faces_are_seen_at_the_same_places_in_bf16(arcface: ArcFace, crops: np.ndarray) -> None:
+    video = to_network(crops).transpose(0, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        places = arcface.places(video)
+        large = torch.nn.functional.interpolate(video, (300, 300)).transpose(0, 1)[None].bfloat16()
+        assert float(arcface.distance(large, large)) == pytest.approx(0, abs=0.01)
+    torch.testing.assert_close(places, arcface.places(video))
+
+
 def test_identity_has_gradients_and_a_zero(arcface: ArcFace, crops: np.ndarray) -> None:
     target = torch.nn.functional.interpolate(to_network(crops), (300, 300), mode="bilinear")[None]
     decoded = (target + 0.2 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
