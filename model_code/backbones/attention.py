@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
@@ -16,9 +18,30 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys, normed and rotated, and values of one attention: (B,heads,tokens,head_dim) each."""
 
 
+def in_float32(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What linear layers and activations make of x in float32, whatever autocast and the weights' precision.
+
+    So the times and what modulates by them keep their digits in bf16, as in diffusers' Wan.
+    """
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        x = x.float()
+        for layer in layers:
+            x = F.linear(x, layer.weight.float(), layer.bias.float()) if isinstance(layer, nn.Linear) else layer(x)
+    return x
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Norm of the last dimension without weights, then x (1 + scale) + shift, which broadcast."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+    """Norm of the last dimension without weights, then x (1 + scale) + shift, which broadcast; like x.
+
+    Like `add_gated` computed in the precision of what modulates.
+    """
+    return torch.addcmul(shift, F.layer_norm(x.float(), x.shape[-1:], eps=EPS), 1 + scale).type_as(x)
+
+
+def add_gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    """x + branch * gate, which broadcasts; like x."""
+    return torch.addcmul(x, branch, gate).type_as(x)
 
 
 def sinusoidal_embedding(position: Tensor, dim: int) -> Tensor:
@@ -66,18 +89,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(cos, sin)
-        return x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin
+        return (x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin).type_as(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * cos - grad.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin, None, None
+        turned = grad * cos - grad.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin
+        return turned.type_as(grad), None, None
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Applies rotary positions to (B,tokens,heads,head_dim), real-valued."""
-    cos, sin = table
-    return _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    return _Rotate.apply(x, *table)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class RMSNorm(nn.Module):
@@ -89,7 +112,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)
 
 
 class Attention(nn.Module):

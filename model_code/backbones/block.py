@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model_code.backbones.attention import EPS, Attention, KeysValues, modulate
+from model_code.backbones.attention import EPS, Attention, KeysValues, add_gated, modulate
 from model_code.backbones.split import Split
 
 
@@ -39,7 +39,7 @@ class DubbingBlock(nn.Module):
 
     def modulations(self, time: Tensor) -> tuple[Tensor, ...]:
         """(B,frames,6 or 9,dim) projected time -> shift, scale, gate of self-attention, FFN, spatial attention."""
-        return (self.modulation.to(time.dtype)[:, None] + time)[..., None, :].unbind(2)
+        return (self.modulation[:, None] + time)[..., None, :].unbind(2)
 
     def _within_frames(
         self, x: Tensor, modulation: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor], split: Split | None
@@ -51,7 +51,7 @@ class DubbingBlock(nn.Module):
         tokens = x.shape[2]
         hidden = modulate(x, shift, scale).flatten(0, 1)
         hidden = self.spatial_attn(hidden, rotary=(rotary[0][:tokens], rotary[1][:tokens]), split=split)
-        return torch.addcmul(x, hidden.unflatten(0, x.shape[:2]), gate)
+        return add_gated(x, hidden.unflatten(0, x.shape[:2]), gate)
 
     def reference_keys(
         self, x: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor], split: Split | None = None
@@ -104,7 +104,7 @@ class DubbingBlock(nn.Module):
             hidden, rotary=rotary, before=reference, alone=alone, silent=leaving * tokens, split=split
         )
         x, gate1, shift2, scale2, gate2 = (each[:, leaving:] for each in (x, gate1, shift2, scale2, gate2))
-        x = torch.addcmul(x, hidden.unflatten(1, (-1, tokens)), gate1)
+        x = add_gated(x, hidden.unflatten(1, (-1, tokens)), gate1)
         beside, target = x[:, :staying], x[:, staying:]
         if self.cross_attn is not None and self.norm3 is not None and text is not None:
             hidden = self.cross_attn(self.norm3(target).flatten(1, 2), text)
@@ -113,7 +113,7 @@ class DubbingBlock(nn.Module):
             hidden = self.audio_attn(self.norm4(target).flatten(0, 1), audio)
             target = target + hidden.unflatten(0, (batch, -1))
         x = torch.cat([beside, target], dim=1) if staying else target
-        return torch.addcmul(x, self.ffn(modulate(x, shift2, scale2)), gate2)
+        return add_gated(x, self.ffn(modulate(x, shift2, scale2)), gate2)
 
 
 class Head(nn.Module):
@@ -126,5 +126,5 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x (B,frames,tokens,dim), time (B,frames,dim) embedding -> (B,frames,tokens,features)."""
-        shift, scale = (self.modulation.to(time.dtype)[:, None] + time[:, :, None])[..., None, :].unbind(2)
+        shift, scale = (self.modulation[:, None] + time[:, :, None])[..., None, :].unbind(2)
         return self.head(modulate(x, shift, scale))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_code.backbones.attention import modulate
+from model_code.backbones.attention import in_float32, modulate
 
 
 class RefinerLayer(nn.Module):
@@ -22,7 +22,7 @@ class RefinerLayer(nn.Module):
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         """x (N,width,h,w) in channels_last, embedded (N,time_dim) after its activation -> like x."""
-        shift, scale = self.modulation(embedded)[:, None, None].chunk(2, -1)
+        shift, scale = in_float32([self.modulation], embedded)[:, None, None].chunk(2, -1)
         # Norm over channels alone: windows and whole crops must be normalised alike.
         hidden = modulate(x.permute(0, 2, 3, 1), shift, scale).permute(0, 3, 1, 2)
         return x + self.second(F.silu(self.first(hidden)))

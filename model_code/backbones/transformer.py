@@ -11,7 +11,7 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from model_code.backbones.attention import AudioProjection, modulate, rotary_table, sinusoidal_embedding
+from model_code.backbones.attention import AudioProjection, in_float32, modulate, rotary_table, sinusoidal_embedding
 from model_code.backbones.block import DubbingBlock, Head
 from model_code.backbones.refiner import LocalRefiner
 from model_code.backbones.reuse import Remembered, StepReuse, of_samples, seen_by
@@ -206,12 +206,12 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         head_dim = self.config["dim"] // self.config["num_heads"]
         return rotary_table(head_dim, (frames, rows, columns), corner, self.patch_embedding.weight.device), learned
 
-    def _time(self, times: Tensor, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _time(self, times: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B,frames) times -> (B,frames,dim) embedding, shifted by sound, and its projection for the blocks."""
-        embedded = self.time_embedding(sinusoidal_embedding(times * 1000, self.config["freq_dim"]).to(dtype))
+        embedded = in_float32(self.time_embedding, sinusoidal_embedding(times * 1000, self.config["freq_dim"]))
         if shift is not None:
             embedded = embedded + shift
-        return embedded, self.time_projection(embedded).unflatten(-1, (-1, self.config["dim"]))
+        return embedded, in_float32(self.time_projection, embedded).unflatten(-1, (-1, self.config["dim"]))
 
     @torch.no_grad()
     def remember_sound(self, audio: Tensor) -> Remembered:
@@ -245,7 +245,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
         _, _, frames, height, width = reference.shape
         rotary, learned = self._tables(frames, height, width, place, beside=True)
         x = x if learned is None else x + learned
-        _, time = self._time(reference.new_zeros(x.shape[:2]), None, x.dtype)
+        _, time = self._time(reference.new_zeros(x.shape[:2]), None)
         split = self._split(x)
         if split is not None:
             x, rotary = split.part(x, 2), split.table(rotary)
@@ -311,7 +311,7 @@ class DubbingTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ig
             assert heard is not None
             heard = torch.cat([heard.new_zeros(batch, beside, heard.shape[-1]), heard], dim=1)
         times = torch.cat([timestep.new_zeros(batch, beside), timestep], dim=1)
-        embedded, time = self._time(times, heard, x.dtype)
+        embedded, time = self._time(times, heard)
         if isinstance(audio, Tensor):
             audio = self.audio_embedding(audio.flatten(0, 1))
         if isinstance(text, Tensor):

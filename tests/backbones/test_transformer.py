@@ -151,6 +151,17 @@ def test_learned_places_and_sound_in_the_modulation_have_an_effect() -> None:
     assert (heard(**louder) - heard(**given)).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_times_keep_their_digits_under_autocast() -> None:
+    model, given = build(), inputs()
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    model(**given)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**given)
+    assert torch.equal(*seen)
+
+
 def test_a_part_of_the_grid_stands_where_it_stands_in_the_whole() -> None:
     model, given = build(), inputs()
     torch.testing.assert_close(model(**given, place=(0, 0, 4, 6)), model(**given))
