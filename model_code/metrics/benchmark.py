@@ -459,7 +459,7 @@ def score_row(
     features = _features(judges, outputs)
     reference_features = _features(judges, [case.reference for case in cases])
     if features is not None and reference_features is not None:
-        measure = frechet_measure(features, reference_features)
+        measure = frechet_measure(features, reference_features).by([str(case.head) for case in cases])
         stored["frechet"] = measure.estimate(rng_for("frechet", row), draws=100).as_dict()
     if final:
         for case, output in zip(cases, outputs, strict=True):

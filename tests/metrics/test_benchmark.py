@@ -15,6 +15,7 @@ import torch
 
 from model_code import base
 from model_code.avatars.clipspec import ClipSpec, fresh_specs, other_speech, render_spec
+from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
 from model_code.dubbing.model import DubItem
 from model_code.errors import InputError
@@ -25,7 +26,7 @@ from model_code.lifetime import process_pool
 from model_code.media.sample import ClipSample
 from model_code.media.video import read_video
 from model_code.metrics import benchmark
-from model_code.metrics.benchmark import Case, Judges, build_cases, case_specs, run_benchmark
+from model_code.metrics.benchmark import Case, Judges, build_cases, case_specs, run_benchmark, score_row
 from model_code.metrics.evaluators.identity_judge import IdentityJudge
 from model_code.metrics.evaluators.mouth_reader import MouthReader
 from model_code.metrics.scores import COPY, EXACT
@@ -163,6 +164,15 @@ def test_two_processes_go_on_where_a_killed_run_ended(
     (tmp_path / "scores.json").unlink()
     assert run() == whole
     assert [row for row, when in written().items() if when != before[row]] == ["generator"]
+
+
+def test_the_frechet_distances_interval_draws_heads(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    seeing = replace(judges, perceptual=PerceptualEncoder().eval())
+    for heads, drawn in ((5, True), (1, False)):
+        clips = [replace(cases[index % 2], head=index % heads) for index in range(5)]
+        found = score_row(clips, COPY, None, seeing, tmp_path, False, None)["frechet"]
+        assert (found["low"] is not None) == drawn
 
 
 def test_case_folders_let_anyone_score(cases: list[Case], judges: Judges, tmp_path: Path) -> None:
