@@ -139,12 +139,9 @@ def _prior(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:
 
 
 def _evaluator_footage(work: Path, config: PretrainConfig) -> Any:
-    from model_code.metrics.evaluators.footage import EvaluatorFootage, render_footage
+    from model_code.metrics.evaluators.footage import footage_in
 
-    path = work / "evaluator_footage.npz"
-    if not path.is_file():
-        render_footage(processes=config.processes).save(path)
-    return EvaluatorFootage.load(path)
+    return footage_in(work / "footage", processes=config.processes)
 
 
 def _mouth_reader(work: Path, out: Path, config: PretrainConfig) -> dict[str, Any]:

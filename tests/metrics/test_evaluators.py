@@ -11,7 +11,8 @@ import torch
 from model_code import base
 from model_code.avatars.avatar import ARKIT_NAMES
 from model_code.errors import InputError
-from model_code.metrics.evaluators.footage import EvaluatorFootage, random_mouth, render_head
+from model_code.metrics.evaluators import footage as footage_module
+from model_code.metrics.evaluators.footage import EvaluatorFootage, footage_in, random_mouth, render_head
 from model_code.metrics.evaluators.identity_judge import IdentityJudge, train_identity_judge, verification
 from model_code.metrics.evaluators.mouth_reader import MouthReader, anchors_of, patch_map, train_mouth_reader
 from model_code.metrics.evaluators.trunk import degrade, move
@@ -78,6 +79,26 @@ def test_parts_do_not_share_heads(footage: EvaluatorFootage, tmp_path: Path) -> 
     assert len(train.crops) + len(held_out.crops) == len(footage.crops)
     footage.save(tmp_path / "footage.npz")
     np.testing.assert_array_equal(EvaluatorFootage.load(tmp_path / "footage.npz").landmarks, footage.landmarks)
+
+
+def test_footage_is_rendered_once_and_kept_whole(
+    footage: EvaluatorFootage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def killed(file: object, **_: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(footage_module, "render_footage", lambda *args, **_: asked.append(args) or footage)
+    with monkeypatch.context() as broken:
+        broken.setattr(np, "savez", killed)
+        with pytest.raises(KeyboardInterrupt):
+            footage_in(tmp_path)
+    assert not list(tmp_path.iterdir())
+    for heads, renderings in ((360, 2), (360, 2), (20, 3)):
+        assert len(footage_in(tmp_path, heads).crops) == len(footage.crops)
+        assert len(asked) == renderings
 
 
 def test_a_batch_holds_head_after_head(footage: EvaluatorFootage) -> None:

@@ -18,9 +18,10 @@ from model_code.avatars.scene import CONDITIONS, Scene, draw_scene
 from model_code.avatars.seeds import head_seed
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.track import CROP_SCALE, face_box
+from model_code.files import unfinished
 from model_code.lifetime import process_pool
 from model_code.metrics.evaluators.trunk import CROP
-from model_code.seeding import rng_for
+from model_code.seeding import rng_for, seed_for
 from model_code.speech.espeak import VOICES, synthesize
 from model_code.speech.sentences import random_sentence
 from model_code.speech.visemes import mouth_coefficients
@@ -72,8 +73,9 @@ class EvaluatorFootage:
         }
 
     def save(self, path: Path) -> None:
-        """Writes one ``.npz``."""
-        np.savez(path, **vars(self))
+        """Writes one ``.npz``, whole or not at all."""
+        with unfinished(path) as partial, partial.open("wb") as file:
+            np.savez(file, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> EvaluatorFootage:
@@ -151,9 +153,18 @@ def render_head(
     return np.concatenate(crops), np.concatenate(curves), np.concatenate(landmarks), avatar.kind
 
 
-def render_footage(
-    heads: int = 360, frames: int = 36, held_out: int = 36, *, scenes: int = 3, processes: int = 1
+def footage_in(
+    folder: Path, heads: int = 360, frames: int = 36, held_out: int = 36, *, scenes: int = 3, processes: int = 1
 ) -> EvaluatorFootage:
+    """What `render_footage` makes, from `folder` where an earlier run of the same settings left it."""
+    path = folder / f"evaluators_{seed_for(heads, frames, held_out, scenes):x}.npz"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        render_footage(heads, frames, held_out, scenes=scenes, processes=processes).save(path)
+    return EvaluatorFootage.load(path)
+
+
+def render_footage(heads: int, frames: int, held_out: int, *, scenes: int, processes: int) -> EvaluatorFootage:
     """Renders heads of the evaluator range; the last `held_out` of them are kept for scoring."""
     seeds = [head_seed("EVALUATOR", index) for index in range(heads)]
     draw = partial(render_head, frames=frames, scenes=scenes)
