@@ -5,8 +5,6 @@ Times are floats in [0,1]: one for each sample (B,) or for each latent frame (B,
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,12 +23,6 @@ def sample_timesteps(
     if uniform:
         return shift(torch.rand(count, generator=generator), a)
     return shift(torch.sigmoid(torch.randn(count, generator=generator)), a)
-
-
-def timestep_density(t: Tensor, a: float) -> Tensor:
-    """Density of `sample_timesteps` at t in (0,1): logit(t') is normal with mean log a."""
-    logit = torch.log(t) - torch.log1p(-t)
-    return torch.exp(-0.5 * (logit - math.log(a)) ** 2) / (math.sqrt(2 * math.pi) * t * (1 - t))
 
 
 def expand_time(t: Tensor, latents: Tensor) -> Tensor:
@@ -57,16 +49,6 @@ def to_velocity(prediction: Tensor, z_t: Tensor, t: Tensor, kind: Prediction) ->
     if kind == "v":
         return prediction
     return (z_t - prediction) / expand_time(t, z_t).to(z_t.dtype).clamp_min(1e-3)
-
-
-def to_clean(prediction: Tensor, z_t: Tensor, t: Tensor, kind: Prediction) -> Tensor:
-    """The clean latents that a raw prediction means."""
-    return prediction if kind == "x" else one_step_estimate(z_t, prediction, t)
-
-
-def one_step_estimate(z_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-    """z0^ = z_t - t v^."""
-    return z_t - expand_time(t, z_t).to(z_t.dtype) * velocity
 
 
 def clipped_estimate(z0: Tensor, velocity: Tensor, predicted: Tensor, t: Tensor, t_max: float = 0.6) -> Tensor:

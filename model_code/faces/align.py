@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,19 +53,6 @@ def transform(matrix: F32, points: F32) -> F32:
     """Applies (..., 2, 3) matrices to (..., N, 2) points."""
     moved = points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
     return moved.astype(np.float32)
-
-
-def align_faces(frames: NDArray[np.uint8], landmarks: F32) -> NDArray[np.uint8]:
-    """(T, H, W, 3) frames -> (T, 112, 112, 3), each face on ArcFace's template."""
-    matrices = umeyama(five_points(landmarks), np.broadcast_to(ARCFACE_TEMPLATE, (len(landmarks), 5, 2)))
-    out = np.empty((len(frames), ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
-    for index, (frame, matrix) in enumerate(zip(frames, matrices, strict=True)):
-        shifted = matrix.copy()
-        shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5], np.float32) - 0.5  # our pixel centres lie at +0.5
-        out[index] = cv2.warpAffine(
-            frame, shifted, (ARCFACE_SIZE, ARCFACE_SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-    return out
 
 
 def mouth_distance(landmarks_a: F32, landmarks_b: F32) -> float:

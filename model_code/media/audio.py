@@ -1,4 +1,4 @@
-"""Sound: resampling, log-mel spectrogram and MFCC.
+"""Sound: resampling and log-mel spectrogram.
 
 Everything is float32 mono at 16 kHz unless it says otherwise. Spectra have 100 frames a second; frame i looks at
 25 ms around the middle of its 10 ms.
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dct, rfft
+from scipy.fft import rfft
 
 Floats = NDArray[np.float32]
 
@@ -118,9 +118,3 @@ def log_mel_rows(sound: Sound, length: int, first: int, last: int, bands: int = 
 def normalise_mel(power: Floats) -> Floats:
     """The scaling of `log_mel` for power in mel bands."""
     return (np.log10(np.maximum(power, _FLOOR)) / 2.5 + 1.8).astype(np.float32)
-
-
-def mfcc(samples: Floats, coefficients: int = 13) -> Floats:
-    """Mel-frequency cepstral coefficients (ceil(N / 160), coefficients) of 26 bands, with the orthonormal DCT."""
-    spectrum = np.log(np.maximum(mel_power(samples, 26), _FLOOR))
-    return dct(spectrum, norm="ortho", axis=1)[:, :coefficients].astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_code.faces.align import ARCFACE_TEMPLATE, align_faces, five_points, mouth_distance, transform, umeyama
+from model_code.faces.align import ARCFACE_TEMPLATE, five_points, mouth_distance, transform, umeyama
 from model_code.faces.crop import crop, crop_yuv, from_crop, resample, resampling_matrix, to_crop
 from model_code.faces.masks import face_loss_mask, face_mask, inpaint_mask, lip_mask, paste_mask
 from model_code.faces.track import crop_boxes, face_box
@@ -52,14 +52,10 @@ def test_umeyama_does_not_mirror() -> None:
 
 
 def test_aligned_face_lies_on_the_template() -> None:
-    frames, landmarks = toy.toy_clip(3)
-    aligned = align_faces(frames, landmarks)
-    assert aligned.shape == (3, 112, 112, 3)
+    _, landmarks = toy.toy_clip(3)
     five = five_points(landmarks)
     error = transform(umeyama(five, np.broadcast_to(ARCFACE_TEMPLATE, five.shape)), five) - ARCFACE_TEMPLATE
     assert np.abs(error).mean() < 6
-    eye = aligned[0, 51, 38].astype(int)
-    assert eye.sum() < 300, "the pupil lies on the template's eye"
 
 
 @given(angles, st.floats(0.3, 4), st.floats(0, 1), st.floats(0, 1))

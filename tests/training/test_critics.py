@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from model_code.backbones.load import load_identity, load_perceptual
 from model_code.backbones.perceptual import PerceptualEncoder
 from model_code.config import BackbonesConfig
 from model_code.errors import InputError
-from model_code.faces.align import align_faces
+from model_code.faces.align import ARCFACE_SIZE, ARCFACE_TEMPLATE, five_points, umeyama
 from model_code.faces.arcface import ArcFace, IResNet
 from model_code.training.data import to_network
 from model_code.training.losses import video_distance
@@ -75,15 +76,18 @@ def test_depth_and_widths_come_from_the_file(arcface: ArcFace) -> None:
 
 
 def test_faces_are_seen_on_the_template(arcface: ArcFace, crops: np.ndarray) -> None:
-    """The same pixels as `align_faces`, which the pair filter's distances are measured on."""
+    """The same pixels as OpenCV's warp by the similarity that takes each face's five points to the template."""
     video = to_network(crops).transpose(0, 1)
     landmarker = base.load("landmarker")
     small = torch.nn.functional.interpolate(video, (96, 96), mode="bilinear", antialias=True, align_corners=False)
     landmarks = (landmarker(small)[0] * crops.shape[1]).detach().numpy()
-    wanted = align_faces(crops, landmarks)
+    moves = umeyama(five_points(landmarks), np.broadcast_to(ARCFACE_TEMPLATE, (len(crops), 5, 2)))
+    moves[:, :, 2] += moves[:, :, :2].sum(-1) / 2 - 0.5  # our pixels' centres lie at +0.5, OpenCV's at 0
+    side = (ARCFACE_SIZE, ARCFACE_SIZE)
+    warps = [cv2.warpAffine(*pair, side, borderMode=cv2.BORDER_REPLICATE) for pair in zip(crops, moves, strict=True)]
     seen = torch.nn.functional.grid_sample(video, arcface.places(video), padding_mode="border", align_corners=False)
     ours = (seen.permute(0, 2, 3, 1).numpy() + 1) * 127.5
-    assert np.abs(ours - wanted).mean() < 1.0
+    assert np.abs(ours - np.stack(warps)).mean() < 1.0
 
 
 def test_faces_are_seen_at_the_same_places_in_bf16(arcface: ArcFace, crops: np.ndarray) -> None:
