@@ -20,8 +20,8 @@ from model_code.pairs.pair import Pair
 from model_code.seeding import seed_for
 from model_code.speech.espeak import Utterance
 
-FRAME_SIZE = 192
-"""Side of the rendered frame in pixels, as the procedural corpus's."""
+FRAME_SHARE = 2
+"""Side of the rendered frame over the crop's, as with the procedural corpus: a crop is not scaled up."""
 
 
 def draw_rendered(shard: str, index: int, config: PairsConfig) -> ClipSpec:
@@ -33,7 +33,8 @@ def draw_rendered(shard: str, index: int, config: PairsConfig) -> ClipSpec:
 
 def render_pairs(spec: ClipSpec, shard: str, media: MediaConfig) -> list[Pair]:
     """Renders a spec with its own and with other words: two pairs."""
-    videos = [render_spec(spec, FRAME_SIZE), render_spec(spec, FRAME_SIZE, other_speech(spec, shard))]
+    side = FRAME_SHARE * media.crop_size
+    videos = [render_spec(spec, side), render_spec(spec, side, other_speech(spec, shard))]
     boxes = crop_boxes(videos[0][0].landmarks, media.crop_scale)
     samples = [
         sample_from_render(spec, name, rendered, speech, boxes, media)

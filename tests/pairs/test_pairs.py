@@ -46,6 +46,14 @@ def test_rendered_pairs_differ_in_the_mouth_alone(pairs: list[Pair]) -> None:
         assert len(pair.target.audio) == len(pair.target.frames) * 640
 
 
+def test_larger_crops_are_cut_from_larger_renderings(pairs: list[Pair]) -> None:
+    config, media = CONFIG.model_copy(update={"rendered_seconds": 0.2}), MediaConfig(crop_size=160)
+    large, small = render_pairs(draw_rendered("s", 0, config), "s", media)[0].target, pairs[0].target
+    assert large.frames.shape[1:3] == (160, 160)
+    sides = [float(np.diff(each.boxes[:, ::2]).mean()) / each.frames.shape[1] for each in (large, small)]
+    assert sides[0] == pytest.approx(sides[1], rel=0.05)
+
+
 def test_both_directions_of_a_rendering_are_pairs(pairs: list[Pair]) -> None:
     first, second = pairs[:2]
     assert np.array_equal(first.companion, second.target.frames)
