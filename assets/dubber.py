@@ -22,6 +22,7 @@ def config(settings: Settings) -> dict[str, Any]:
     """How the parts are put together and sampled."""
     return {
         "flow": settings.flow.model_dump(mode="json"),
+        "dubbing": settings.dubbing.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
         "phase": settings.phases.editor.model_dump(mode="json", include={"clip_frames", "motion_frames"}),
         "backbones": settings.backbones.model_dump(mode="json"),

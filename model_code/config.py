@@ -18,6 +18,7 @@ ContextFill = Literal["grey", "reference"]
 Sharding = Literal["replicated", "sharded"]
 ReferenceAttention = Literal["full", "own"]
 CompanionInput = Literal["both", "channels", "tokens"]
+Stitching = Literal["pixels", "latents"]
 
 
 def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
@@ -66,6 +67,16 @@ class MediaConfig(Config):
                 "raise one or lower the other"
             )
         return self
+
+
+class DubbingConfig(Config):
+    """How a dubber goes through a video that is longer than its window."""
+
+    stitching: Stitching = Field(
+        "pixels",
+        description="pixels: each window's new frames follow the frames before; latents: as in the release, windows' "
+        "latents are joined and decoded as one, and motion frames are colour-corrected.",
+    )
 
 
 class CorpusConfig(Config):

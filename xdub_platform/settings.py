@@ -22,6 +22,7 @@ from model_code.config import (
     BenchmarkConfig,
     Config,
     CorpusConfig,
+    DubbingConfig,
     FlowConfig,
     LoraConfig,
     MediaConfig,
@@ -413,6 +414,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "start": {"generator": "@wan"},
         "backbones": RELEASED_BACKBONES,
         "flow": RELEASED_FLOW,
+        "dubbing": {"stitching": "latents"},
         "pairs": {"sampling_steps": 4, "audio_guidance": 10.0},
         "phases": FULL_SCALE_PHASES,
         "processes": {
@@ -469,6 +471,7 @@ class Settings(BaseSettings):
     transformer: TransformerConfig = TransformerConfig()
     start: StartSettings = StartSettings()
     flow: FlowConfig = FlowConfig()
+    dubbing: DubbingConfig = DubbingConfig()
     syncnet: SyncNetConfig = SyncNetConfig()
     identity: IdentityConfig = IdentityConfig()
     phases: PhasesSettings = PhasesSettings()

@@ -105,7 +105,7 @@ class Assembled:
 def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
     """Makes a dubber of imported weights and the settings' backbones, and registers it with the weights' licence.
 
-    It dubs in the released way: the settings' flow, crop and window, with windows joined as latents.
+    It dubs as the settings say: flow, crop, window and how windows are joined. The cluster profile's are the release's.
 
     Args:
         platform: Resources.
@@ -133,7 +133,7 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
         crop_scale=settings.media.crop_scale,
         window_frames=settings.phases.editor.clip_frames,
         overlap_frames=settings.phases.editor.motion_frames,
-        stitching="latents",
+        stitching=settings.dubbing.stitching,
     )
     work = settings.path("work", "assemble")
     work.mkdir(parents=True, exist_ok=True)

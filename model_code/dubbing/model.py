@@ -24,7 +24,7 @@ from model_code.backbones.load import check_fit
 from model_code.backbones.published_audio import CachedEncoder, JoinedEncoders, read_audio_encoder
 from model_code.backbones.text import Prompts
 from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import Config, FlowConfig
+from model_code.config import Config, FlowConfig, Stitching
 from model_code.dubbing.color import match_color
 from model_code.dubbing.longform import Stitcher, windows
 from model_code.dubbing.noise import noisiness
@@ -65,11 +65,7 @@ class DubberConfig(Config):
         description="Generator: where each window's reference frame is from: its middle, or as far away as can be. "
         "The hole is filled from there too, but not from the middle, which would show its own mouth: the next frame.",
     )
-    stitching: Literal["pixels", "latents"] = Field(
-        "pixels",
-        description="pixels: each window's new frames follow the frames before; latents: as in the release, windows' "
-        "latents are joined and decoded as one, and motion frames are colour-corrected.",
-    )
+    stitching: Stitching = Field("pixels", description="As in `DubbingConfig`.")
     experts: tuple[str, ...] = Field((), description="LoRA adapters: `lip`, `texture`.")
     noise_retries: int = Field(
         2, ge=0, description="How often a window that came out as noise is made again, each time with another seed."

@@ -29,6 +29,7 @@ from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_
 from model_code.metrics.scores import verdicts
 from model_code.metrics.syncnet import SyncNet, sync_scores
 from model_code.seeding import seed_for
+from model_code.workers.dubber import WindowConfig
 from model_code.workers.pictures import contact_sheet
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -54,6 +55,7 @@ class BenchmarkWorkerConfig(CasesConfig):
     dubber: Path = Field(description="Folder of the dubbing model.")
     generator: Path | None = Field(None, description="Output of the generator phase; None leaves its row out.")
     flow: FlowConfig = FlowConfig()
+    phase: WindowConfig = Field(WindowConfig(), description="The generator's; the base dubs with it too.")
     versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
 
 
@@ -70,7 +72,9 @@ def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:
             judges(config),
             config.output,
             final=FINAL,
-            versions={row: f"{config.versions} {config.flow.model_dump_json()} {config.base}" for row in rows},
+            versions={
+                row: f"{config.versions} {config.flow.model_dump_json()} {config.phase} {config.base}" for row in rows
+            },
             pool=None if config.device.startswith("cuda") or processes == 1 else pool,
             threads=torch.get_num_threads() // processes,
             progress=lambda row: progress(f"score {row}", next(done), len(rows) + 2, {}),
@@ -130,7 +134,13 @@ def judges(config: CasesConfig) -> Judges:
 
 def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the shipped prior, or with the generator that was trained on it."""
-    settings = DubberConfig(mode=mode, flow=config.flow, crop_size=config.media.crop_size)
+    settings = DubberConfig(
+        mode=mode,
+        flow=config.flow,
+        crop_size=config.media.crop_size,
+        window_frames=config.phase.clip_frames,
+        overlap_frames=config.phase.motion_frames,
+    )
     model = on_backbones(settings, config.backbones, load_transformer(folder), config.features)
     return model.to(config.device).dub_many(items)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from model_code.config import Config, FlowConfig, MediaConfig
+from model_code.config import Config, DubbingConfig, FlowConfig, MediaConfig
 from model_code.diffusion.schedule import check_experts, expert_windows, sampling_times
 from model_code.dubbing.assemble import on_backbones
 from model_code.dubbing.model import DubberConfig, add_expert, load_transformer
@@ -17,7 +17,7 @@ from model_code.workers.run import Progress, WorkerConfig, main
 
 
 class WindowConfig(Config):
-    """The editor's window."""
+    """The window of the phase that the model was trained in."""
 
     clip_frames: int = 25
     motion_frames: int = 5
@@ -30,6 +30,7 @@ class DubberWorkerConfig(WorkerConfig):
     lip_expert: Path
     texture_expert: Path
     flow: FlowConfig = FlowConfig()
+    dubbing: DubbingConfig = DubbingConfig()
     media: MediaConfig = MediaConfig()
     phase: WindowConfig = WindowConfig()
     versions: dict[str, str] = Field(default_factory=dict, description="Part -> its version in the data registry.")
@@ -50,6 +51,7 @@ def work(config: DubberWorkerConfig, progress: Progress) -> dict[str, Any]:
         crop_scale=config.media.crop_scale,
         window_frames=config.phase.clip_frames,
         overlap_frames=config.phase.motion_frames,
+        stitching=config.dubbing.stitching,
         experts=("lip", "texture"),
     )
     model = on_backbones(settings, config.backbones, transformer, config.features)

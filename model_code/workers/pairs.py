@@ -26,6 +26,7 @@ from model_code.pairs.generate import generate_pairs
 from model_code.pairs.pair import SCHEMA, Pair
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.workers.clips import training_clips
+from model_code.workers.dubber import WindowConfig
 from model_code.workers.pictures import contact_sheet
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -46,6 +47,7 @@ class PairsWorkerConfig(WorkerConfig):
     pairs: PairsConfig = PairsConfig()
     media: MediaConfig = MediaConfig()
     flow: FlowConfig = FlowConfig()
+    phase: WindowConfig = WindowConfig()
 
 
 def work(config: PairsWorkerConfig, progress: Progress) -> dict[str, Any]:
@@ -85,7 +87,13 @@ def make(config: PairsWorkerConfig, progress: Progress) -> Iterator[Pair]:
             yield from render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
             progress("render", index + 1, count, {})
         return
-    settings = DubberConfig(mode="generator", flow=config.flow, crop_size=config.media.crop_size)
+    settings = DubberConfig(
+        mode="generator",
+        flow=config.flow,
+        crop_size=config.media.crop_size,
+        window_frames=config.phase.clip_frames,
+        overlap_frames=config.phase.motion_frames,
+    )
     transformer = load_transformer(config.generator / "transformer")
     generator = on_backbones(settings, config.backbones, transformer, config.features).to(config.device)
     yield from generate_pairs(

@@ -46,6 +46,7 @@ def small(backbones: dict[str, Any]) -> dict[str, Any]:
     return {
         "backbones": backbones,
         "flow": {**RELEASED_FLOW, "sampling_steps": 2},
+        "dubbing": {"stitching": "latents"},
         "transformer": {"precondition": 0.0},
         "media": {"crop_size": 96, "crop_scale": 1.45},
         "phases": {"editor": {"clip_frames": 9}},
