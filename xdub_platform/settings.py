@@ -367,6 +367,7 @@ def _full_phase(
         "pixel_weighting": False,
         "precision": "bf16",
         "reference_drop": 0.1,
+        "judged_every": 1,
         "uniform_times": False,
         "own_estimates": 0.0,
         **more,
