@@ -3,7 +3,7 @@
 The platform's settings (``xdub_platform.settings``) compose these models into profiles; a worker
 receives one of them as JSON. Defaults are the ``embedded`` scale. Where a default departs from the
 X-Dub paper (arXiv 2512.25066) the field's ``json_schema_extra["deviation"]`` says from what, why
-and, where somebody measured it, what that does to the scores; the report prints that list.
+and, where somebody measured it, what that does to the scores; the report lists those that a run has.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ CompanionInput = Literal["both", "channels", "tokens"]
 Stitching = Literal["pixels", "latents"]
 
 
-def deviation(paper: str, why: str, effect: str | None = None) -> dict[str, Any]:
+def deviation(
+    paper: str, why: str, effect: str | None = None, own: tuple[Any, ...] | dict[str, Any] = ()
+) -> dict[str, Any]:
     """Marks a field as a stated departure from the paper.
 
     Args:
         paper: What the paper does.
         why: Why the default is another.
         effect: What it does to the scores, as measured; None where nobody measured it.
+        own: Values that are the paper's, or its value by phase: a run that has them does not depart.
     """
-    return {"deviation": {"paper": paper, "why": why, "effect": effect}}
+    return {"deviation": {"paper": paper, "why": why, "effect": effect, "own": own}}
 
 
 class Config(BaseModel):
@@ -46,12 +49,14 @@ class MediaConfig(Config):
     crop_size: int = Field(
         96,
         description="Side of the square face crop in pixels.",
-        json_schema_extra=deviation("512", "two CPU cores: 512 px has 28 times the tokens"),
+        json_schema_extra=deviation("512", "two CPU cores: 512 px has 28 times the tokens", own=(512,)),
     )
     crop_scale: float = Field(
         1.15,
         description="Crop side over the longer side of the face's box.",
-        json_schema_extra=deviation("1.45 (release)", "at 96 px the lips need the pixels that the margin would take"),
+        json_schema_extra=deviation(
+            "1.45 (release)", "at 96 px the lips need the pixels that the margin would take", own=(1.45,)
+        ),
     )
     max_seconds: float = Field(600.0, description="Longest footage taken in, in seconds.")
     max_side: int = Field(4096, description="Largest frame side taken in, in pixels.")
@@ -108,7 +113,9 @@ class TransformerConfig(Config):
     text_dim: int | None = Field(
         None,
         description="Width of the text features; None leaves the text cross-attention out.",
-        json_schema_extra=deviation("UMT5, coarse captions, dropout 0.7", "one prompt serves all procedural heads"),
+        json_schema_extra=deviation(
+            "UMT5, coarse captions, dropout 0.7", "one prompt serves all procedural heads", own=(4096,)
+        ),
     )
     audio_dim: int = Field(64, description="Width of the audio features.")
     audio_window: int = Field(16, description="50 Hz audio features that one latent frame sees (paper: n=16).")
@@ -118,12 +125,16 @@ class TransformerConfig(Config):
     positions: int = Field(
         6,
         description="Side of a learned table of places in the crop, added to every token; 0 leaves it out.",
-        json_schema_extra=deviation("none", "masked cells look alike: finding out where they lie takes long training"),
+        json_schema_extra=deviation(
+            "none", "masked cells look alike: finding out where they lie takes long training", own=(0,)
+        ),
     )
     audio_modulation: bool = Field(
         True,
         description="Each latent frame's window of sound also shifts its modulation.",
-        json_schema_extra=deviation("audio cross-attention alone", "that took off after thousands of steps"),
+        json_schema_extra=deviation(
+            "audio cross-attention alone", "that took off after thousands of steps", own=(False,)
+        ),
     )
     residual: bool = Field(
         True,
@@ -131,7 +142,9 @@ class TransformerConfig(Config):
         "latents as far as their noise lets one trust them, + head output; x only. "
         "The editor keeps the generator's context channels: its companion comes through them and as tokens.",
         json_schema_extra=deviation(
-            "the head's output; companion as tokens alone", "a tiny model takes thousands of steps to learn to copy"
+            "the head's output; companion as tokens alone",
+            "a tiny model takes thousands of steps to learn to copy",
+            own=(False,),
         ),
     )
     reference_tokens: bool = Field(
@@ -141,7 +154,9 @@ class TransformerConfig(Config):
         "reference",
         description="What the generator's masked video holds where the face is masked: grey, or the reference frame's "
         "face, brought there by an affine map of landmarks that speech hardly moves.",
-        json_schema_extra=deviation("grey", "finding the face in the reference frame's tokens takes long training"),
+        json_schema_extra=deviation(
+            "grey", "finding the face in the reference frame's tokens takes long training", own=("grey",)
+        ),
     )
     refiner_width: int = 128
     refiner_layers: int = Field(
@@ -151,6 +166,7 @@ class TransformerConfig(Config):
             "none",
             "attention over patches of 16 px learns slowly where edges lie",
             "one-step lip error at t = 1, editing: 750 steps of convolutions alone 49.7, 8500 of the transformer 47.2",
+            own=(0,),
         ),
     )
     precondition: float = Field(
@@ -163,12 +179,15 @@ class TransformerConfig(Config):
             "a tiny model spends its width on telling noise from signal; at t = 1 it now sees no noise at all, and "
             "later steps keep what the first one knew",
             "one-step lip error at t = 1, editing, 100 steps from the same weights: 33.7 with, 38.2 without",
+            own=(0.0,),
         ),
     )
     spatial_attention: bool = Field(
         False,
         description="In every block the tokens of each frame first look at one another (the paper's 2D attention).",
-        json_schema_extra=deviation("2D spatial, then 3D attention", "two CPU cores; the release has the 3D one alone"),
+        json_schema_extra=deviation(
+            "2D spatial, then 3D attention", "two CPU cores; the release has the 3D one alone", own=(True,)
+        ),
     )
     reference_attention: ReferenceAttention = Field(
         "full",
@@ -190,7 +209,9 @@ class BackbonesConfig(Config):
         min_length=1,
         description="Audio encoders, whose features are concatenated in this order: base, Whisper, wav2vec2.",
         json_schema_extra=deviation(
-            "Whisper (release: Whisper large-v2 and wav2vec2-base-960h)", "two CPU cores; the base's needs no download"
+            "Whisper (release: Whisper large-v2 and wav2vec2-base-960h)",
+            "two CPU cores; the base's needs no download",
+            own=(("openai/whisper-large-v2",), ("openai/whisper-large-v2", "facebook/wav2vec2-base-960h")),
         ),
     )
     text: str | None = Field(
@@ -229,7 +250,7 @@ class FlowConfig(Config):
         "x",
         description="What the network's last layer means; losses and windows stay in v and t.",
         json_schema_extra=deviation(
-            "v", "token width exceeds a tiny model's width; v-prediction then learns far slower"
+            "v", "token width exceeds a tiny model's width; v-prediction then learns far slower", own=("v",)
         ),
     )
     velocity_weight_max: float = Field(
@@ -243,12 +264,15 @@ class FlowConfig(Config):
             "two CPU cores; and a weak model's first step says nearly all that it knows",
             "base as editor, 12 held-out heads: 7 steps at shift 1 opening 0.61, leak 0.36, lips +2.3 dB; 5 at 0.6 "
             "0.63, 0.35, +2.4 dB; one 0.62, 0.37, +2.4 dB",
+            own=(50,),
         ),
     )
     sampling_shift: float = Field(
         0.6,
         json_schema_extra=deviation(
-            "unstated; release 5.0", "of 5 steps it gives each expert two; any more leaves the texture expert fewer"
+            "unstated; release 5.0",
+            "of 5 steps it gives each expert two; any more leaves the texture expert fewer",
+            own=(5.0,),
         ),
     )
     noise_scale: float = Field(
@@ -263,6 +287,7 @@ class FlowConfig(Config):
             "base as editor, 12 held-out heads, five steps against the first alone: with 1 opening 0.58 against 0.65, "
             "leak 0.50 against 0.25 (guided by 2); with 0.1 and 6150 more training steps opening 0.63 against 0.62, "
             "leak 0.35 against 0.37, lips +2.4 dB both (guided by 1.5)",
+            own=(1.0,),
         ),
     )
     temperature: float = Field(
@@ -275,10 +300,14 @@ class FlowConfig(Config):
             "a weak model takes some of the noise for texture: the whole face turns grainy",
             "four of the demo's clips, 1, 0.3 and 0.03: outside the face 36.4, 38.3 and 38.5 dB, lips +2.56, +2.61 and "
             "+2.61 dB",
+            own=(1.0,),
         ),
     )
     reference_guidance: float = Field(
-        1.0, json_schema_extra=deviation("2.5 (release)", "x-prediction at this scale needs none; set by measurement")
+        1.0,
+        json_schema_extra=deviation(
+            "2.5 (release)", "x-prediction at this scale needs none; set by measurement", own=(2.5,)
+        ),
     )
     audio_guidance: float = Field(
         1.5,
@@ -287,12 +316,13 @@ class FlowConfig(Config):
             "set by measurement on the base",
             "base as editor, 12 fresh heads: 1, 1.25 and 1.5 give opening 0.78, 0.80 and 0.81, width 0.43, 0.48 and "
             "0.53, leak 0.25, 0.21 and 0.18, lips +3.20, +3.18 and +3.01 dB",
+            own=(10.0,),
         ),
     )
     guidance_from: float = Field(
         0.9,
         description="Times below are not guided: the mouth stands by then, and a guided step costs twice.",
-        json_schema_extra=deviation("every step", "two CPU cores"),
+        json_schema_extra=deviation("every step", "two CPU cores", own=(0.0,)),
     )
     guidance_schedule: Literal["above", "release"] = Field(
         "above",
@@ -322,6 +352,7 @@ class FlowConfig(Config):
             "the demo's editor, its eight clips, 1, 0.5, 0.4 and 0.3: leak 0.33, 0.24, 0.21 and 0.17, opening 0.80, "
             "0.81, 0.80 and 0.79, lips +3.1, +3.1, +3.0 and +2.8 dB; 0.3 with audio guidance 1.5 instead of 1.25: "
             "leak 0.15, opening 0.80, lips +2.5 dB",
+            own=(1.0,),
         ),
     )
     remember: bool = Field(
@@ -365,8 +396,20 @@ class PhaseConfig(Config):
 
     phase: PhaseName
     seed: int = 0
-    steps: int = 200
-    batch_size: int = 8
+    steps: int = Field(
+        200,
+        json_schema_extra=deviation(
+            "15,000; editor 4,000; experts 1,000",
+            "two CPU cores",
+            own={"generator": 15_000, "editor": 4_000, "lip": 1_000, "texture": 1_000},
+        ),
+    )
+    batch_size: int = Field(
+        8,
+        json_schema_extra=deviation(
+            "256; experts 64", "two CPU cores", own={"generator": 256, "editor": 256, "lip": 64, "texture": 64}
+        ),
+    )
     learning_rate: float = Field(
         5e-4,
         json_schema_extra=deviation(
@@ -378,6 +421,7 @@ class PhaseConfig(Config):
             "0.81, lips +0.08 dB, 60 steps 0.82, width 0.54 to 0.57, leak 0.34 to 0.31, lips +0.05 dB. Texture expert, "
             "on top of it: 12 steps at 3e-3 lips +0.13 dB, perceptual distance -3 %, leak +0.05; at 1e-2 +0.22 dB and "
             "+0.10",
+            own={"generator": 1e-5, "editor": 1e-5, "lip": 5e-6, "texture": 5e-6},
         ),
     )
     warmup_steps: int = 20
@@ -412,12 +456,19 @@ class PhaseConfig(Config):
         0.35, description="Base: share of steps that edit a companion, as the editor will; the others fill a mask."
     )
     clip_frames: int = Field(
-        25, json_schema_extra=deviation("77 (editor)", "two CPU cores; 25 is the paper's generator length")
+        25,
+        json_schema_extra=deviation(
+            "77 (editor)",
+            "two CPU cores; 25 is the paper's generator length",
+            own={"generator": 25, "editor": 77, "lip": 77, "texture": 77},
+        ),
     )
     cells: int | None = Field(
         None,
         description="Side in latent cells of the spatial windows that are trained on, laid over the lower face.",
-        json_schema_extra=deviation("whole crops", "half of the tokens, all of the mouth: more steps in the same time"),
+        json_schema_extra=deviation(
+            "whole crops", "half of the tokens, all of the mouth: more steps in the same time", own=(None,)
+        ),
     )
     short_frames: int = Field(13, description="Pixel frames of a window where `cells` is set.")
     whole_from: float = Field(
@@ -426,7 +477,9 @@ class PhaseConfig(Config):
     pixel_weighting: bool = Field(
         True,
         description="Weigh an error in a latent channel by what it is worth in pixels.",
-        json_schema_extra=deviation("every channel alike", "principal components: the first 16 of 160 hold 95 %"),
+        json_schema_extra=deviation(
+            "every channel alike", "principal components: the first 16 of 160 hold 95 %", own=(False,)
+        ),
     )
     motion_frames: int = Field(5, description="Clean pixel frames at a window's start; 5 frames are 2 latent frames.")
     motion_drop: float = Field(0.5, description="Probability of training without motion frames.")
@@ -442,15 +495,30 @@ class PhaseConfig(Config):
             "base, 750 steps on, five unguided steps on 10 held-out heads: opening 0.38 to 0.42, lips +1.8 to +2.0 dB. "
             "Texture expert, 30 steps on the demo's editor: from three steps' estimates lips +0.3 dB, perceptual "
             "distance -5 %, leak +0.12; from the first one's lips -0.05 dB, perceptual distance +1 %, leak -0.02",
+            own=(0.0,),
         ),
     )
     reference_drop: float = Field(0.0, description="Probability of a zeroed reference, for guidance.")
     uniform_times: bool = Field(
-        False, description="Times uniform before the shift, not logit-normal: few steps visit both ends."
+        False,
+        description="Times uniform before the shift, not logit-normal.",
+        json_schema_extra=deviation(
+            "logit-normal", "the generator's are uniform: few steps visit both ends", own=(False,)
+        ),
     )
-    shift: float = Field(5.0, description="Timestep shift a: t' = a t / (1 + (a-1) t). 5.0 / 1.5 / 0.2 by phase.")
-    face_weight: float = Field(1.0, json_schema_extra=deviation("0.3", "hundreds of steps, not thousands"))
-    lip_weight: float = Field(3.0, json_schema_extra=deviation("0.3", "lips are a few per cent of a 96 px crop"))
+    shift: float = Field(
+        5.0,
+        description="Timestep shift a: t' = a t / (1 + (a-1) t).",
+        json_schema_extra=deviation(
+            "5.0; lip expert 1.5, texture expert 0.2",
+            "the generator's is 2: its times are uniform before it",
+            own={"generator": 5.0, "editor": 5.0, "lip": 1.5, "texture": 0.2},
+        ),
+    )
+    face_weight: float = Field(1.0, json_schema_extra=deviation("0.3", "hundreds of steps, not thousands", own=(0.3,)))
+    lip_weight: float = Field(
+        3.0, json_schema_extra=deviation("0.3", "lips are a few per cent of a 96 px crop", own=(0.3,))
+    )
     sync_weight: float = 0.0
     identity_weight: float = 0.0
     perceptual_weight: float = 0.0
@@ -460,7 +528,7 @@ class PhaseConfig(Config):
     judged_every: int = Field(
         3,
         description="Texture phase: every so many decoded frames one is shown to its critics, from the last back.",
-        json_schema_extra=deviation("1", "frames 0.12 s apart say the same; judging all 13 triples the step"),
+        json_schema_extra=deviation("1", "frames 0.12 s apart say the same; judging all 13 triples the step", own=(1,)),
     )
     lora: LoraConfig | None = None
     checkpoint_every: int = 100

@@ -16,7 +16,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from model_code.base import cards
-from model_code.report.data import BaseCard, Calibration, CaseVideos, Curve, Histogram, Link, ReportData, Stage
+from model_code.report.data import (
+    BaseCard,
+    Calibration,
+    CaseVideos,
+    Curve,
+    Histogram,
+    Link,
+    ReportData,
+    Stage,
+    deviations,
+)
 from model_code.report.page import write_report
 from model_code.speech.espeak import SILENCE, synthesize
 from xdub_platform.chain import Planner, Status, Step
@@ -59,6 +69,7 @@ def write_chain_report(
         base=tuple(base_cards()),
         links=links(settings),
         pictures=tuple(sample_pictures(platform)),
+        deviations=deviations(settings),
     )
     return write_report(data, folder)
 

@@ -346,6 +346,7 @@ RELEASED_FLOW = {
     "reference_guidance": 2.5,
     "audio_guidance": 10.0,
     "guidance_schedule": "release",
+    "guidance_from": 0.0,
     "companion_share": 1.0,
     "border": True,
 }

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from model_code.config import Config
+from model_code.config import Config, PhaseConfig
+
+
+class Deviation(Config):
+    """A stated departure from the paper."""
+
+    field: str
+    value: str
+    paper: str
+    why: str
+    effect: str | None
+
+
+def deviations(settings: BaseModel) -> tuple[Deviation, ...]:
+    """The settings of a run that are marked as departing from the paper, and do; the phases' by field, together."""
+    found: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+    for place, field, value, note in _marked(settings, ""):
+        own = note["own"]
+        if value not in ((own.get(place),) if isinstance(own, dict) else own):
+            found.setdefault(field, (note, {}))[1][place] = str(value)
+    return tuple(
+        Deviation(
+            field=field,
+            value=", ".join(f"{place} {value}".strip() for place, value in values.items()),
+            **{name: note[name] for name in ("paper", "why", "effect")},
+        )
+        for field, (note, values) in found.items()
+    )
+
+
+def _marked(config: BaseModel, path: str) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
+    """(phase or nothing, field with its path, value, note) of every marked field."""
+    phase = config.phase if isinstance(config, PhaseConfig) else ""
+    for name, info in type(config).model_fields.items():
+        value, extra = getattr(config, name), info.json_schema_extra
+        if isinstance(value, BaseModel):
+            yield from _marked(value, path if isinstance(value, PhaseConfig) else f"{path}{name}.")
+        elif isinstance(extra, dict) and isinstance(extra.get("deviation"), dict):
+            yield phase, f"{path}{name}", value, extra["deviation"]  # type: ignore[misc]
 
 
 class Stage(Config):
@@ -105,3 +144,4 @@ class ReportData(Config):
     base: tuple[BaseCard, ...] = ()
     links: tuple[Link, ...] = ()
     pictures: tuple[tuple[str, str], ...] = Field((), description="(caption, path of a PNG or JPEG), shown inline.")
+    deviations: tuple[Deviation, ...] = ()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import inspect
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ import cv2
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
-import model_code.config as config_module
-from model_code.config import Config
 from model_code.errors import InputError
 from model_code.media.video import read_video
 from model_code.metrics.mouth import EstimateValues
@@ -62,33 +58,6 @@ PAPER_ROWS: dict[str, dict[str, str]] = {
 
 STEP_COLUMNS = ("opening", "width", "pucker", "leak_opening", "lip_gain", "outside_psnr", "identity_ratio", "silence")
 PAPER_COLUMNS = ("sync_c", "identity", "psnr", "ssim")
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """A stated departure from the paper."""
-
-    field: str
-    value: str
-    paper: str
-    why: str
-    effect: str | None
-
-
-def deviations() -> list[Deviation]:
-    """Every field of `model_code.config` marked as departing from the paper, with what it does to the scores."""
-    found = []
-    for name, cls in inspect.getmembers(config_module, inspect.isclass):
-        if not (issubclass(cls, Config) and cls is not Config):
-            continue
-        for field, info in cls.model_fields.items():
-            extra = info.json_schema_extra
-            if field in cls.__annotations__ and isinstance(extra, dict) and isinstance(extra.get("deviation"), dict):
-                note: Any = extra["deviation"]
-                key = f"{name}.{field}"
-                value = "required" if info.is_required() else str(info.get_default(call_default_factory=True))
-                found.append(Deviation(key, value, **note))
-    return found
 
 
 def write_report(data: ReportData, folder: Path) -> Path:
@@ -137,7 +106,6 @@ def write_report(data: ReportData, folder: Path) -> Path:
             for case in data.cases
         ],
         pictures=[(caption, _inline(Path(path))) for caption, path in data.pictures],
-        deviations=deviations(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"

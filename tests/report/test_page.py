@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
-import model_code.config as config_module
 from model_code.config import Config, deviation
 from model_code.errors import InputError
 from model_code.media.video import write_video
 from model_code.report import ReportData, write_report
 from model_code.report.charts import histogram, interval_chart, line_chart, number, smooth, ticks
-from model_code.report.data import Calibration, CaseVideos, Curve, Histogram, Link, Stage
-from model_code.report.page import chain_svg, deviations, seconds
+from model_code.report.data import Calibration, CaseVideos, Curve, Histogram, Link, Stage, deviations
+from model_code.report.page import chain_svg, seconds
+from xdub_platform.settings import load_settings
 
 
 def _estimate(value: float) -> dict[str, float]:
@@ -122,29 +122,33 @@ def test_a_value_without_an_interval_shows_a_dash(tmp_path: Path) -> None:
     assert (html.count('class="dot"'), html.count('class="whisker"')) == (2, 1)
 
 
-def test_a_deviation_says_what_it_does_or_that_nobody_measured_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deviation_says_what_it_does_or_that_nobody_measured_it(tmp_path: Path) -> None:
     class Odd(Config):
-        measured: int = Field(1, json_schema_extra=deviation("2", "small", "costs 0.01 of opening"))
-        unmeasured: int = Field(1, json_schema_extra=deviation("2", "small"))
+        measured: int = Field(1, json_schema_extra=deviation("2", "small", "costs 0.01 of opening", own=(2,)))
+        unmeasured: int = Field(1, json_schema_extra=deviation("2", "small", own=(2,)))
 
-    monkeypatch.setattr(config_module, "Odd", Odd, raising=False)
-    html = write_report(_data(), tmp_path).read_text(encoding="utf-8")
-    told = dict(re.findall(r"<code>Odd\.(\w+)</code>.*<td>([^<]*)</td></tr>", html))
+    html = write_report(_data(deviations=deviations(Odd())), tmp_path).read_text(encoding="utf-8")
+    told = dict(re.findall(r"<code>(\w+)</code>.*<td>([^<]*)</td></tr>", html))
     assert told == {"measured": "costs 0.01 of opening", "unmeasured": "not measured"}
+    assert not deviations(Odd(measured=2, unmeasured=2))
 
 
-def test_every_marked_field_is_listed() -> None:
-    found = {item.field: item for item in deviations()}
-    assert found["FlowConfig.prediction"].paper == "v"
-    marked = sum(
-        "deviation" in (info.json_schema_extra or {})
-        for cls in vars(config_module).values()
-        if isinstance(cls, type) and issubclass(cls, Config)
-        for info in cls.model_fields.values()
-    )
-    assert len(found) == marked
+def test_deviations_are_the_runs() -> None:
+    shipped = {item.field: item.value for item in deviations(load_settings())}
+    assert shipped["media.crop_size"] == "96"
+    assert shipped["phases.shift"] == "generator 2.0"
+    changed = load_settings(media={"crop_size": 512}, phases={"editor": {"face_weight": 0.3}})
+    assert dict(set(shipped.items()) - {(item.field, item.value) for item in deviations(changed)}) == {
+        "media.crop_size": "96",
+        "phases.face_weight": "generator 1.0, editor 1.0, lip 1.0, texture 1.0",
+    }
+    cluster = {item.field: item.value for item in deviations(load_settings(profile="cluster"))}
+    assert cluster == {
+        "transformer.spatial_attention": "False",
+        "flow.sampling_steps": "30",
+        "pairs.sampling_steps": "4",
+        "pairs.filters.identity_cosine": "0.85",
+    }
 
 
 def test_unknown_data_is_refused() -> None:
