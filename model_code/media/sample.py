@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import wave
@@ -109,6 +110,20 @@ class Stored:
         """The clip that it is, or is to become."""
         return str(self.row["clip_id"])
 
+    @property
+    def key(self) -> str:
+        """Its name in the shard."""
+        return self.clip_id
+
+    def content(self) -> str:
+        """Hash of the bytes that it is decoded from; what its row says is not among them."""
+        digest = hashlib.sha256()
+        for extension, data in sorted(self.shard.read(self.key).items()):
+            if extension != "row.json":
+                digest.update(f"{extension} {len(data)} ".encode())
+                digest.update(data)
+        return digest.hexdigest()
+
 
 class StoredClip(Stored):
     """A clip, which is its shard's sample of its own name."""
@@ -119,7 +134,7 @@ class StoredClip(Stored):
 
     def read(self) -> ClipSample:
         """Decodes it."""
-        return ClipSample.from_members(self.clip_id, self.shard.read(self.clip_id))
+        return ClipSample.from_members(self.clip_id, self.shard.read(self.key))
 
     def small(self, side: int) -> SmallClip:
         """Decodes pictures and sound, and keeps no picture larger than `side` pixels a side."""

@@ -96,9 +96,14 @@ class Pair:
 class StoredPair(Stored):
     """A pair; its clip is the target."""
 
+    @property
+    def key(self) -> str:
+        """Its name in the shard."""
+        return str(self.row["pair_id"])
+
     def read(self) -> Pair:
         """Decodes it."""
-        return Pair.from_members(self.row, self.shard.read(self.row["pair_id"]))
+        return Pair.from_members(self.row, self.shard.read(self.key))
 
 
 def accepted_pairs(shards: Sequence[Shard]) -> list[StoredPair]:

@@ -33,7 +33,8 @@ from model_code.seeding import rng_for
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
+NAME_BYTES = 16
 SINGLES_AT_ONCE = 32
 """Single frames that are encoded in one batch, so that a clip's length does not decide the memory that it takes."""
 
@@ -158,8 +159,8 @@ class ClipEncoder:
         codec: The latent codec; `encode` is called without gradients.
         audio_encoder: Gives 50 Hz features (N, D).
         context_fill: What the generator's masked video holds in the hole, as in `TransformerConfig`.
-        cache: Folder of safetensors keyed by content hash (video, sound, landmarks and both networks'
-            weights).
+        cache: Folder of safetensors named by a hash of all that decides them: the clip's content and name, from
+            which the frame that fills a hole is drawn, and both networks' weights.
     """
 
     def __init__(
@@ -176,12 +177,28 @@ class ClipEncoder:
         if isinstance(codec, nn.Module) and isinstance(audio_encoder, nn.Module):
             self._networks = fingerprint(codec) + fingerprint(audio_encoder)
 
-    def encode(self, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> CachedClip:
+    def encode(self, clip: ClipSample, companion: np.ndarray | None = None) -> CachedClip:
+        """As `write`, of a clip that lies nowhere: it is known by its pixels, landmarks and sound."""
+        digest = hashlib.sha256()
+        for array in (clip.frames, clip.landmarks, clip.audio, clip.occluder, companion):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        name = self.name(clip.clip_id, digest.hexdigest())
+        if not self.path(name).is_file():
+            self.write(name, clip, companion)
+        return CachedClip(clip.clip_id, str(clip.row["speaker_id"]), self.path(name))
+
+    def name(self, clip_id: str, content: str, *, masked: bool = True) -> str:
+        """What the tensors are called, `NAME_BYTES` in hexadecimal, of a clip or pair whose content has this hash."""
+        decisive = f"{CACHE_VERSION} {self._networks} {masked and self.context_fill} {clip_id} {content}"
+        return hashlib.sha256(decisive.encode()).hexdigest()[: 2 * NAME_BYTES]
+
+    def path(self, name: str) -> Path:
+        """Where tensors of this name lie, or are to lie."""
+        return self.cache / f"{name}.safetensors"
+
+    def write(self, name: str, clip: ClipSample, companion: np.ndarray | None = None, *, masked: bool = True) -> None:
         """Encodes `clip`; `companion` (T, H, W, 3) adds the track of V', `masked` that of the inpainting context."""
-        path = self.cache / f"{self._key(clip, companion, masked)}.safetensors"
-        if not path.is_file():
-            write_tensors(path, self._tensors(clip, companion, masked))
-        return CachedClip(clip.clip_id, str(clip.row["speaker_id"]), path)
+        write_tensors(self.path(name), self._tensors(clip, companion, masked))
 
     def _tensors(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> dict[str, Tensor]:
         size = clip.frames.shape[1]
@@ -201,12 +218,6 @@ class ClipEncoder:
         for name, track in tracks.items():
             tensors[f"{name}.singles"], tensors[f"{name}.blocks"] = track.singles, track.blocks
         return tensors
-
-    def _key(self, clip: ClipSample, companion: np.ndarray | None, masked: bool) -> str:
-        digest = hashlib.sha256(f"{CACHE_VERSION} {self._networks} {masked and self.context_fill}".encode())
-        for array in (clip.frames, clip.landmarks, clip.audio, clip.occluder, companion):
-            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:32]
 
 
 @dataclass

@@ -114,12 +114,12 @@ class Team(Member):
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """A batch's values (B,) from every process's part of them."""
+        """A batch's values (B, ...) from every process's part of them."""
         if self.size == 1:
             return values
         parts = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(parts, values.contiguous())
-        return torch.stack(parts, 1).flatten()
+        return torch.stack(parts, 1).flatten(0, 1)
 
 
 def whole(value: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from model_code.metrics.syncnet import SyncNet
 from model_code.pairs.pair import Pair, StoredPair, accepted_pairs
 from model_code.seeding import seed_for
 from model_code.training.checkpoint import remove_checkpoints
-from model_code.training.data import CachedClip, ClipEncoder, EncodedClip, TrainingSet
+from model_code.training.data import NAME_BYTES, CachedClip, ClipEncoder, EncodedClip, TrainingSet
 from model_code.training.loop import Curves, Trainer
 from model_code.training.losses import video_distance
 from model_code.training.parallel import ALONE, Team, in_one_piece, team
@@ -221,21 +221,31 @@ def sound(source: Source, frames: int, media: MediaConfig) -> NDArray[np.float32
 
 
 def encode(sources: Sequence[Source], encoder: ClipEncoder, own: Team, progress: Progress) -> list[CachedClip]:
-    """Clips or pairs as latents, one after another; each process makes its part, and then looks at all."""
+    """Clips or pairs as latents, one after another; each process makes its part, and tells the others where it lies.
 
-    def one(source: Source) -> CachedClip:
-        found = source.read()
-        if isinstance(found, Pair):
-            return encoder.encode(found.target, found.companion, masked=False)
-        return encoder.encode(found, masked=True)
+    What is encoded already is not even decoded.
+    """
+
+    def one(source: Source) -> str:
+        name = encoder.name(source.clip_id, source.content(), masked=isinstance(source, StoredClip))
+        if not encoder.path(name).is_file():
+            found = source.read()
+            if isinstance(found, Pair):
+                encoder.write(name, found.target, found.companion, masked=False)
+            else:
+                encoder.write(name, found)
+        return name
 
     part = sources[own.part]
-    encoded = []
-    for source in part:
-        encoded.append(one(source))
-        progress("encode", len(encoded), len(part), {})
-    own.wait()
-    return encoded if own.size == 1 else [one(source) for source in sources]
+    names = torch.zeros(-(-len(sources) // own.size), NAME_BYTES, dtype=torch.uint8)  # as many in every process
+    for index, source in enumerate(part):
+        names[index] = torch.tensor(list(bytes.fromhex(one(source))), dtype=torch.uint8)
+        progress("encode", index + 1, len(part), {})
+    every = own.gather(names.to(encoder.device)).tolist()[: len(sources)]
+    return [
+        CachedClip(source.clip_id, str(source.row["speaker_id"]), encoder.path(bytes(name).hex()))
+        for source, name in zip(sources, every, strict=True)
+    ]
 
 
 def start(config: TrainConfig, latent_channels: int) -> DubbingTransformer:

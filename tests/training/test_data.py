@@ -13,6 +13,7 @@ from model_code.media.sample import ClipSample
 from model_code.seeding import rng_for
 from model_code.training.data import (
     SINGLES_AT_ONCE,
+    CachedClip,
     ClipEncoder,
     EncodedClip,
     LatentTrack,
@@ -201,8 +202,11 @@ def test_the_cache_gives_back_what_was_encoded_and_knows_the_companion(tmp_path:
     assert stored == encoder.encode(clip)
     first, second = stored.load(), encoder.encode(clip).load()
     assert stored.n_blocks == first.n_blocks == 7
-    pair = encoder.encode(clip, video[::-1].copy(), masked=False).load()
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    name = encoder.name("a", "another content", masked=False)
+    encoder.write(name, clip, video[::-1].copy(), masked=False)
+    pair = CachedClip("a", "s", encoder.path(name)).load()
+    assert encoder.encode(clip, video[::-1].copy()).path != stored.path
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
     assert set(first.tracks) == {"target", "masked", "face", "lip"}
     assert set(pair.tracks) == {"target", "companion", "face", "lip"}
     for name, track in first.tracks.items():
