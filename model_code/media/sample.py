@@ -8,6 +8,7 @@ import json
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from model_code.media.video import from_mp4_bytes, to_mp4_bytes
 
 #: x264 rate of stored crops: high, in full colour resolution, because they are trained on.
 CROP_CRF = 10
+KEPT = 256
+"""Clips that stay in memory at the size of a network of small input: at 96 px and ten seconds 7 MB each."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +82,6 @@ class ClipSample:
 
 
 @dataclass(frozen=True)
-class SmallClip:
-    """A clip as a network of small input sees it: thousands of these fit into memory, whatever size was filmed.
-
-    Attributes:
-        row: The clip row of the manifest.
-        frames: (T, S, S, 3) uint8 face crops of at most the network's side.
-        audio: As of `ClipSample`.
-    """
-
-    row: dict[str, Any]
-    frames: NDArray[np.uint8]
-    audio: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class Stored:
     """A sample where it lies: a shard's footage takes more memory than there is, its rows do not.
 
@@ -136,11 +124,41 @@ class StoredClip(Stored):
         """Decodes it."""
         return ClipSample.from_members(self.clip_id, self.shard.read(self.key))
 
-    def small(self, side: int) -> SmallClip:
-        """Decodes pictures and sound, and keeps no picture larger than `side` pixels a side."""
-        members = self.shard.read(self.clip_id, ["crop.mp4", "audio.wav"])
-        frames = from_mp4_bytes(members["crop.mp4"])
-        return SmallClip(self.row, scaled(frames, min(side, frames.shape[1])), wav_samples(members["audio.wav"]))
+
+@dataclass(frozen=True, eq=False)
+class SmallClip:
+    """A clip as a network of small input sees it, decoded when it is looked at: a corpus does not fit into memory.
+
+    The last `KEPT` that were looked at stay decoded, so that a small corpus is decoded once.
+
+    Attributes:
+        stored: Where it lies.
+        side: No picture is larger, in pixels a side.
+    """
+
+    stored: StoredClip
+    side: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The clip row of the manifest."""
+        return self.stored.row
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """(T, S, S, 3) face crops."""
+        return _small_frames(self)
+
+    @property
+    def audio(self) -> NDArray[np.float32]:
+        """As of `ClipSample`."""
+        return self.stored.sound()
+
+
+@lru_cache(KEPT)
+def _small_frames(clip: SmallClip) -> NDArray[np.uint8]:
+    frames = from_mp4_bytes(clip.stored.shard.read(clip.stored.key, ["crop.mp4"])["crop.mp4"])
+    return scaled(frames, min(clip.side, frames.shape[1]))
 
 
 def wav_bytes(samples: NDArray[np.float32], sample_rate: int = 16_000) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ _MARGIN = 0.25
 _SCALE = 20.0
 _HELD_EVERY = 4  # of every fourth speaker with three clips or more, the last clip is kept for scores
 _SCORED_FRAMES = 8
+_SCORED_SPEAKERS = 64
+_SCORED_CLIPS = 16
 
 
 class SpeakerClip(Protocol):
@@ -57,7 +59,7 @@ def train_identity(
     Returns:
         The encoder, in evaluation mode, and its report: accuracy_same_speakers (verification of kept-back clips
         against the training clips), accuracy_heldout_speakers, speakers, losses, seconds. An accuracy for which
-        there are no clips is left out.
+        there are no clips is left out; many clips are scored by some of every so-manieth speaker.
 
     Raises:
         InputError: There are fewer than two speakers.
@@ -68,18 +70,23 @@ def train_identity(
         raise InputError(
             f"footage of {len(speakers)} speaker", "the identity encoder learns from several: add another person's"
         )
-    clips, kept = _keep_back(train, speakers)
+    of_speaker: dict[str, list[SpeakerClip]] = {speaker: [] for speaker in speakers}
+    for clip in train:
+        of_speaker[_speaker(clip)].append(clip)
+    clips, kept = _keep_back(of_speaker)
     torch.manual_seed(seed_for("identity", seed) % 2**32)
     encoder = IdentityEncoder()
     centres = torch.nn.Parameter(torch.randn(len(speakers), encoder.config.embedding) * 0.1)
     optimizer = torch.optim.AdamW([*encoder.parameters(), centres], lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.15)
-    numbers = np.array([speakers.index(_speaker(clip)) for clip in clips])
+    number_of = {speaker: number for number, speaker in enumerate(speakers)}
+    numbers = np.array([number_of[_speaker(clip)] for clip in clips])
     losses: list[float] = []
     for step in range(steps):
         rng = rng_for("identity", seed, step)
         chosen = rng.integers(0, len(clips), batch_size)
-        pictures = np.stack([clips[i].frames[rng.integers(len(clips[i].frames))] for i in chosen])
+        looks = (clips[i].frames for i in chosen)
+        pictures = np.stack([frames[rng.integers(len(frames))] for frames in looks])
         vectors = encoder(_varied(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, rng))
         labels = torch.from_numpy(numbers[chosen])
         cosine = vectors @ F.normalize(centres, dim=1).T
@@ -93,9 +100,10 @@ def train_identity(
         if progress is not None:
             progress(step, losses[-1])
     encoder.eval().requires_grad_(False)
+    asked, known, others = _scored(kept, speakers), _scored(clips, speakers), _scored(heldout)
     accuracies = {
-        "accuracy_same_speakers": verification_accuracy(encoder, [*kept, *clips], queries=len(kept)),
-        "accuracy_heldout_speakers": verification_accuracy(encoder, heldout),
+        "accuracy_same_speakers": verification_accuracy(encoder, [*asked, *known], queries=len(asked)),
+        "accuracy_heldout_speakers": verification_accuracy(encoder, others),
     }
     _LOG.info("identity encoder: verification %s", accuracies)
     report = {
@@ -156,10 +164,21 @@ def _speaker(clip: SpeakerClip) -> str:
     return str(clip.row["speaker_id"])
 
 
-def _keep_back(train: Sequence[SpeakerClip], speakers: Sequence[str]) -> tuple[list[SpeakerClip], list[SpeakerClip]]:
+def _scored(clips: Sequence[SpeakerClip], speakers: Sequence[str] | None = None) -> list[SpeakerClip]:
+    """Clips in their order, at most `_SCORED_CLIPS` of each of at most `_SCORED_SPEAKERS` of the (sorted) speakers."""
+    speakers = sorted({_speaker(clip) for clip in clips}) if speakers is None else speakers
+    left = dict.fromkeys(speakers[:: -(-len(speakers) // _SCORED_SPEAKERS) or 1], _SCORED_CLIPS)
+    found = []
+    for clip in clips:
+        if left.get(_speaker(clip), 0):
+            left[_speaker(clip)] -= 1
+            found.append(clip)
+    return found
+
+
+def _keep_back(of_speaker: Mapping[str, list[SpeakerClip]]) -> tuple[list[SpeakerClip], list[SpeakerClip]]:
     clips, kept = [], []
-    for number, speaker in enumerate(speakers):
-        own = [clip for clip in train if _speaker(clip) == speaker]
+    for number, own in enumerate(of_speaker.values()):
         back = 1 if number % _HELD_EVERY == 0 and len(own) >= 3 else 0
         clips += own[: len(own) - back]
         kept += own[len(own) - back :]

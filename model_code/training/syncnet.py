@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model_code.backbones.audio import SpeechEncoder
+from model_code.media.sample import KEPT, SmallClip
 from model_code.metrics.syncnet import WINDOW, SyncNet, SyncNetConfig, embed_windows, fit_features, sync_scores
 from model_code.seeding import rng_for, seed_for
 
@@ -25,36 +27,56 @@ _NEAR = 2  # windows shifted by so few frames are neither right nor wrong
 _OFF = (5, 15)  # shifts, in frames, that count as off-sync in the accuracy
 SHORTEST = 2 * WINDOW + _OFF[0]
 """Frames of a clip that can be shifted against its sound."""
+SCORED = 256
+"""The most clips that the scores are taken of."""
 
 
-class Clip(Protocol):
-    """What SyncNet needs of a clip: face crops and their sound (`SmallClip` has both)."""
+class Example(Protocol):
+    """What SyncNet needs of a clip."""
 
     @property
     def frames(self) -> NDArray[np.uint8]:
-        """(T, S, S, 3) at 25 fps."""
+        """(T, S, S, 3) face crops at 25 fps."""
 
     @property
-    def audio(self) -> NDArray[np.float32]:
-        """(N,) at 16 kHz, starting with frame 0."""
+    def features(self) -> NDArray[np.float32]:
+        """(2T, D) audio features of their time."""
 
 
 @dataclass(frozen=True)
 class SyncExample:
-    """Face crops (T, S, S, 3) and the audio features (2T, D) of their time."""
+    """An `Example` in memory."""
 
     frames: NDArray[np.uint8]
     features: NDArray[np.float32]
 
 
-def sync_examples(clips: Iterable[Clip], encoder: SpeechEncoder) -> list[SyncExample]:
-    """Encodes the sound of clips of `SHORTEST` frames or more."""
-    return [SyncExample(clip.frames, fit_features(encoder.encode(clip.audio), len(clip.frames))) for clip in clips]
+@dataclass(frozen=True, eq=False)
+class StoredExample:
+    """An `Example` where it lies, whose features the encoder makes when they are asked for; the last `KEPT` stay."""
+
+    clip: SmallClip
+    encoder: SpeechEncoder
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """The clip's."""
+        return self.clip.frames
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Of its sound."""
+        return _features(self)
+
+
+@lru_cache(KEPT)
+def _features(example: StoredExample) -> NDArray[np.float32]:
+    return fit_features(example.encoder.encode(example.clip.audio), len(example.frames))
 
 
 def train_syncnet(
-    train: Sequence[SyncExample],
-    heldout: Sequence[SyncExample],
+    train: Sequence[Example],
+    heldout: Sequence[Example],
     steps: int = 100,
     seed: int = 0,
     batch_size: int = 12,
@@ -64,7 +86,7 @@ def train_syncnet(
 
     Args:
         train: Clips of several speakers, in sync.
-        heldout: Clips for the scores, best of other speakers.
+        heldout: Clips for the scores, best of other speakers; of more than `SCORED` as many, from all over them.
         steps: Optimiser steps.
         seed: Decides everything random.
         batch_size: Segments of 40 frames a step.
@@ -95,6 +117,7 @@ def train_syncnet(
         if progress is not None:
             progress(step, losses[-1])
     model.eval().requires_grad_(False)
+    heldout = heldout[:: -(-len(heldout) // SCORED) or 1]
     scores = [sync_scores(model, example.frames, example.features) for example in heldout]
     report = {
         "accuracy": sync_accuracy(model, heldout),
@@ -110,7 +133,7 @@ def train_syncnet(
 
 
 @torch.no_grad()
-def sync_accuracy(model: SyncNet, examples: Sequence[SyncExample]) -> float:
+def sync_accuracy(model: SyncNet, examples: Sequence[Example]) -> float:
     """Share of pairs of one window of lips, in which its own sound is nearer than sound 5 to 15 frames away."""
     right, total = 0, 0
     for example in examples:
@@ -134,7 +157,7 @@ def _contrast(seen: Tensor, heard: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits.transpose(1, 2), labels) + F.cross_entropy(logits, labels))
 
 
-def _batch(examples: Sequence[SyncExample], size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _batch(examples: Sequence[Example], size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     chosen = [examples[int(index)] for index in rng.integers(0, len(examples), size)]
     length = min(_SEGMENT, *(len(example.frames) for example in chosen))
     videos, audios = [], []

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from model_code.faces.identity import IdentityConfig
+from model_code.media.sample import SmallClip
 from model_code.training.identity import train_identity
 from model_code.workers.clips import training_clips
 from model_code.workers.run import Progress, WorkerConfig, main
@@ -26,7 +27,7 @@ class IdentityWorkerConfig(WorkerConfig):
 
 def work(config: IdentityWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Trains on all speakers but every sixth, which are kept for the scores."""
-    clips = [clip.small(IdentityConfig().crop_size) for clip in training_clips(config.shards)]
+    clips = [SmallClip(clip, IdentityConfig().crop_size) for clip in training_clips(config.shards)]
     speakers = sorted({str(clip.row["speaker_id"]) for clip in clips})
     held = set(speakers[::HELD_OUT_EVERY]) if len(speakers) >= 2 * HELD_OUT_EVERY else set()
     train = [clip for clip in clips if str(clip.row["speaker_id"]) not in held]

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from model_code.backbones.load import load_audio
+from model_code.media.sample import SmallClip
 from model_code.metrics.syncnet import SyncNetConfig
-from model_code.training.syncnet import SHORTEST, sync_examples, train_syncnet
+from model_code.training.syncnet import SHORTEST, StoredExample, train_syncnet
 from model_code.workers.clips import training_clips
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -29,8 +30,8 @@ class SyncNetWorkerConfig(WorkerConfig):
 def work(config: SyncNetWorkerConfig, progress: Progress) -> dict[str, Any]:
     """Trains on all clips but those kept for the accuracy; ``measured_on`` of the result says which these are."""
     clips = [clip for clip in training_clips(config.shards) if clip.row["n_frames"] >= SHORTEST]
-    small = (clip.small(SyncNetConfig().crop_size) for clip in clips)
-    examples = sync_examples(small, load_audio(config.backbones, config.features).to(config.device))
+    encoder, side = load_audio(config.backbones, config.features).to(config.device), SyncNetConfig().crop_size
+    examples = [StoredExample(SmallClip(clip, side), encoder) for clip in clips]
     kept, measured_on = kept_apart([str(clip.row["speaker_id"]) for clip in clips])
     train = [example for index, example in enumerate(examples) if index not in kept] or examples
     heldout = [example for index, example in enumerate(examples) if index in kept]

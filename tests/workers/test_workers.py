@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -23,19 +24,23 @@ from safetensors.torch import load_file, save_file
 from model_code import base
 from model_code.backbones.audio import AudioEncoder, AudioEncoderConfig
 from model_code.backbones.codec import BlockCodec, BlockCodecConfig
+from model_code.backbones.load import load_audio
 from model_code.backbones.perceptual import PerceptualConfig, PerceptualEncoder
 from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import MediaConfig, PairsConfig, TransformerConfig
+from model_code.config import BackbonesConfig, MediaConfig, PairsConfig, TransformerConfig
 from model_code.dubbing.model import LORA_FILE, DubbingPipelineModel, save_transformer
 from model_code.errors import InputError
 from model_code.faces.arcface import IResNet
 from model_code.faces.landmarker import Landmarker
-from model_code.media.sample import ClipSample
+from model_code.media import sample
+from model_code.media.sample import ClipSample, SmallClip
 from model_code.media.shards import Shard, ShardWriter
 from model_code.media.video import read_audio, read_video
 from model_code.metrics.syncnet import SyncNet, SyncNetConfig
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.training.data import to_network
+from model_code.training.identity import train_identity
+from model_code.training.syncnet import SCORED, StoredExample, train_syncnet
 from model_code.training.validation import hold_out
 from model_code.workers import dubber, identity, pairs, run, syncnet, train
 from model_code.workers.clips import training_clips
@@ -168,10 +173,41 @@ def test_large_footage_is_held_as_small_as_the_network_sees_it(
 
 def test_clips_of_the_networks_size_are_held_as_they_are(shard: Path) -> None:
     for stored in training_clips([shard]):
-        small, whole = stored.small(96), stored.read()
+        small, whole = SmallClip(stored, 96), stored.read()
         assert np.array_equal(small.frames, whole.frames)
         assert np.array_equal(small.audio, whole.audio)
         assert small.row["speaker_id"] == whole.row["speaker_id"]
+
+
+@pytest.mark.usefixtures("use_base")
+def test_syncnet_and_identity_hold_the_last_clips_that_they_looked_at(
+    tmp_path: Path, shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[weakref.ref[np.ndarray]] = []
+
+    def decode(data: bytes) -> np.ndarray:
+        frames = np.zeros((30, 96, 96, 3), np.uint8)
+        decoded.append(weakref.ref(frames))
+        return frames
+
+    monkeypatch.setattr(sample, "from_mp4_bytes", decode)
+    many = [replace(stored) for stored in training_clips([shard]) for _ in range(100)]
+    people = [SmallClip(stored, 96) for stored in many]
+    encoder = load_audio(BackbonesConfig())
+    assert not decoded
+    for clip in [*people, *people[-sample.KEPT :]]:
+        assert clip.frames.shape == (30, 96, 96, 3)
+    assert len(decoded) == len(people) > sample.KEPT, "the last ones were held"
+    assert sum(frames() is not None for frames in decoded) <= sample.KEPT
+    decoded.clear()
+    heard = [StoredExample(SmallClip(stored, 96), encoder) for stored in many]
+    train_syncnet(heard[:100], heard[100:], steps=1, batch_size=2)
+    assert len(decoded) <= 2 + 24 + SCORED, "a step's, those of train_accuracy, and those that are scored"
+    assert sum(frames() is not None for frames in decoded) <= sample.KEPT
+    known = [replace(stored, row={**stored.row, "speaker_id": f"{n % 150}"}) for n, stored in enumerate(many)]
+    decoded.clear()
+    train_identity([SmallClip(stored, 96) for stored in known], [], steps=1, batch_size=2)
+    assert len(decoded) < 0.6 * len(known), "of every third speaker"
 
 
 @pytest.mark.slow
