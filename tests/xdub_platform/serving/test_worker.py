@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_a_cancel_while_noise_is_made_again_is_answered(
     assert len(tries) < 3000
     assert not killed
     assert not folder.exists()
+
+
+def test_a_job_that_takes_too_long_fails(state: State, media: Media) -> None:
+    state.register()
+    settings = load_settings(state_root=state.settings.state_root, serving={"job_seconds": 0.1})
+    queue, store = JobQueue.open(settings), JobStore(settings)
+    job_id = waiting_job(queue, store, replace(media, audio=media.long_audio))
+    dubber = RegisteredDubber(build_platform(settings), "@champion", "cpu")
+    job = queue.claim("w", dubber.version, 600, 1)
+    assert job is not None
+    assert worker.make(job, dubber, queue, store, settings, threading.Event())
+    ended = queue.get("anna", job_id)
+    assert ended is not None
+    assert (ended.state, ended.error) == (JobState.FAILED, "it took more than 0 s")
+    assert not store.folder(job_id).exists()
 
 
 def test_xdub_dub_samples_in_two_processes_what_one_does(state: State, media: Media, tmp_path: Path) -> None:
