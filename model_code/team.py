@@ -66,6 +66,15 @@ class Member:
         if self.size > 1:
             dist.barrier()
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Around what one process does after another, the leading one first: all at once would take more memory."""
+        for _ in range(self.rank):
+            self.wait()
+        yield
+        for _ in range(self.rank, self.size):
+            self.wait()
+
     def leaders(self, values: Tensor) -> Tensor:
         """The leading process's values, in every process's tensor of that shape."""
         if self.size > 1:
@@ -160,6 +169,7 @@ def _joined(own: Member, device: str, folder: Path, check: Callable[[], None]) -
     if device == "cuda":
         torch.cuda.set_device(own.device(device))
     store = dist.FileStore(str(folder / "store"), own.size)
+    store.set_timeout(PATIENCE)  # its own five minutes would end who waits for the first collective
     store.set(f"here {own.rank}", "yes")
     while not store.check([f"here {rank}" for rank in range(own.size)]):
         check()

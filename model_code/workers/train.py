@@ -109,9 +109,6 @@ def work(config: TrainConfig, progress: Progress) -> dict[str, Any]:
 def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silence) -> Trained:
     """What each of the processes does; the one that leads has the whole model afterwards."""
     name, device = config.phase.phase, own.device(config.device)
-    codec = load_codec(config.backbones).requires_grad_(False).to(device)
-    audio_encoder = load_audio(config.backbones, config.features).to(device)
-    prompts = load_prompts(config.backbones, config.features)
     learned, held = read(config)
 
     def build() -> DubbingTransformer:
@@ -119,7 +116,11 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
         torch.nn.Module.to(model, device)
         return model
 
-    model = build()
+    with own.in_turn():
+        codec = load_codec(config.backbones).requires_grad_(False).to(device)
+        audio_encoder = load_audio(config.backbones, config.features).to(device)
+        prompts = load_prompts(config.backbones, config.features)
+        model = build()
     check_fit(model.config, codec, audio_encoder, prompts)
     encoder = ClipEncoder(codec, audio_encoder, model.config["context_fill"], config.latents, device)
 

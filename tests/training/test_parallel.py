@@ -344,6 +344,22 @@ def test_a_killed_leader_takes_the_others_along(tmp_path: Path) -> None:
         own.wait()
 
 
+def take_turns(told: Path, own: Team) -> None:
+    """Tells when its turn begins and when it ends."""
+    with own.in_turn():
+        for _ in range(2):
+            with told.open("a") as file:
+                file.write(str(own.rank))
+            time.sleep(0.2)
+
+
+def test_one_process_after_another(tmp_path: Path) -> None:
+    """Networks are loaded so: each takes a machine's memory until it is on its accelerator."""
+    with team(2, "replicated", "cpu", take_turns, tmp_path / "told", tmp_path / "team") as own:
+        take_turns(tmp_path / "told", own)
+    assert (tmp_path / "told").read_text() == "0011"
+
+
 def wait_for_all(nothing: None, own: Team) -> None:
     """Waits for the leader, who never comes."""
     own.wait()
