@@ -30,7 +30,7 @@ from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import FlowConfig, LoraConfig, PhaseConfig, PhaseName, TransformerConfig
 from model_code.faces.identity import IdentityEncoder
 from model_code.metrics.syncnet import SyncNet
-from model_code.planning.memory import sample_bytes, state_bytes
+from model_code.planning.memory import given_bytes, sample_bytes, state_bytes
 from model_code.planning.networks import codec_cost, weights
 from model_code.planning.plan import phase_samples, step_flops
 from model_code.training.data import EncodedClip, LatentTrack, TrainingSet
@@ -128,12 +128,12 @@ def predicted_flops(scale: Scale, name: PhaseName) -> float:
 
 
 def kept(scale: Scale, name: PhaseName, checkpointing: bool = False) -> int:
-    """Bytes that a step's backward pass needs."""
+    """Bytes that a step's batch and backward pass need."""
     phase, config = scale.phase(name), scale.transformer(name)
     [(_, sample)] = phase_samples(phase, config, CROP, 8)
     adapters = phase.lora is not None
     each = sample_bytes(config, sample, "fp32", adapters=adapters, checkpointing=checkpointing, fused=False)
-    return scale.batch * each
+    return scale.batch * (each + given_bytes(config, sample))
 
 
 def carried(share: float, here: float, there: float) -> float:

@@ -125,7 +125,7 @@ def _stages(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     title = "Memory of one accelerator in GB"
-    table = Table("", "tokens", "learn", "", "states", "a sample", "checkpointed", "chosen", title=title)
+    table = Table("", "tokens", "learn", "", "states", "batch", "a sample", "checkpointed", "chosen", title=title)
     for phase in plan.phases:
         for way in phase.ways:
             first = way is phase.ways[0]
@@ -139,11 +139,12 @@ def _memory(plan: Plan) -> Table:
                 _short(phase.trained) if first else "",
                 way.sharding,
                 _gb(way.states),
+                _gb(way.batch),
                 _gb(way.sample),
                 _gb(way.sample_checkpointed),
                 chosen,
             )
-    for column in (table.columns[index] for index in (1, 2, 4, 5, 6)):
+    for column in (table.columns[index] for index in (1, 2, 4, 5, 6, 7)):
         column.justify = "right"
     return table
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from model_code.backbones.codec import TEMPORAL_FACTOR
 from model_code.config import Config, TransformerConfig
 from model_code.planning.accelerators import Precision
 from model_code.planning.flops import Sample
@@ -70,7 +71,8 @@ class StepMemory(Config):
     """Bytes of one accelerator during a phase's steps."""
 
     sharding: Sharding
-    states: int = Field(description="Weights, gradients, moments, moving average; with FSDP also gathered blocks.")
+    states: int = Field(description="Weights, gradients, moments, average, the codec; with FSDP also gathered blocks.")
+    batch: int = Field(description="All samples of a batch, noised: each accelerator has the whole of it.")
     optimizer: int = Field(description="AdamW's temporaries, at a moment without activations.")
     sample: int = Field(description="What one sample's backward pass needs.")
     sample_checkpointed: int = Field(description="The same with gradient checkpointing of every block.")
@@ -78,12 +80,12 @@ class StepMemory(Config):
     def peak(self, samples: int, checkpointing: bool) -> int:
         """Bytes with so many samples in one pass."""
         each = self.sample_checkpointed if checkpointing else self.sample
-        return self.states + max(self.optimizer, samples * each)
+        return self.states + self.batch + max(self.optimizer, samples * each)
 
     def samples(self, budget: float, checkpointing: bool) -> int:
         """The most samples that fit into `budget` bytes."""
         each = self.sample_checkpointed if checkpointing else self.sample
-        return 0 if self.peak(0, checkpointing) > budget else int((budget - self.states) // each)
+        return 0 if self.peak(0, checkpointing) > budget else int((budget - self.states - self.batch) // each)
 
 
 def state_bytes(weights: Weights, sharding: Sharding, accelerators: int, precision: Precision) -> tuple[int, int]:
@@ -102,6 +104,20 @@ def state_bytes(weights: Weights, sharding: Sharding, accelerators: int, precisi
     return -(-kept // accelerators) + gathered, -(-temporaries // accelerators)
 
 
+def given_bytes(config: TransformerConfig, sample: Sample) -> int:
+    """Bytes of one sample of a batch and what noise and drops make of it, in fp32.
+
+    Target, companion or masked video, noise and noisy; two masks; the transformer's input where it has a context; the
+    reference frame, and the reference after drops; the sound before and after them, and as it was cut for its windows.
+    """
+    cells, channels = sample.rows * sample.columns, config.in_channels
+    context = channels + config.context_channels if config.context_channels else 0
+    here = sample.frames * cells * (4 * channels + 2 + context)
+    beside = (1 + sample.reference_frames) * cells * channels
+    heard = 2 * sample.frames * config.audio_window + 2 * (TEMPORAL_FACTOR * (sample.frames - 1) + 1)
+    return 4 * (here + beside + heard * config.audio_dim)
+
+
 def sample_bytes(
     config: TransformerConfig,
     sample: Sample,
@@ -111,7 +127,7 @@ def sample_bytes(
     checkpointing: bool = False,
     fused: bool = True,
 ) -> int:
-    """Bytes that one sample adds to a training step at its peak, the start of the backward pass.
+    """Bytes that one sample adds to a training step at its peak, the start of the backward pass, beside `given_bytes`.
 
     Args:
         config: The transformer's shape.
@@ -161,23 +177,19 @@ def _block(config: TransformerConfig, sample: Sample, widths: Widths, adapters: 
 
 
 def _around(config: TransformerConfig, sample: Sample, widths: Widths, adapters: bool) -> int:
-    """Outside the blocks: the batch itself, embeddings, sound, head, loss."""
+    """Outside the blocks: embeddings, sound, head, loss."""
     tokens, target = sample.tokens(config)
     product, norm = widths.product, widths.norm
     cells = sample.rows * sample.columns
     inputs, outputs = config.in_channels + config.context_channels, config.out_channels
     here, beside = sample.frames * cells, sample.reference_frames * cells
-    # Target, noise, noisy, companion or context, the transformer's input; the reference twice, for its drops.
-    total = 4 * (here * (4 * config.in_channels + inputs + 2) + 2 * beside * config.in_channels)
-    total += 4 * here * outputs * 3  # prediction, its error, the weighted square
+    total = 4 * here * outputs * 3  # prediction, its error, the weighted square
     total += target * config.dim * (norm + product) + tokens * config.dim * norm
     if not adapters:
         total += product * (here * inputs + beside * config.in_channels)
-    if sample.audio:
+    if sample.audio and not adapters:
         heard = sample.frames * config.audio_window
-        total += 4 * heard * config.audio_dim
-        if not adapters:
-            total += heard * product * (24 * config.audio_inner_dim * config.audio_layers + 2 * config.dim)
+        total += heard * product * (24 * config.audio_inner_dim * config.audio_layers + 2 * config.dim)
     return total
 
 

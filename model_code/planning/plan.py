@@ -26,7 +26,7 @@ from model_code.dubbing.longform import windows
 from model_code.planning import networks
 from model_code.planning.accelerators import Accelerator, Precision, find_accelerator
 from model_code.planning.flops import Sample, block_flops, forward_flops, training_flops
-from model_code.planning.memory import StepMemory, sample_bytes, state_bytes
+from model_code.planning.memory import StepMemory, given_bytes, sample_bytes, state_bytes
 from model_code.planning.networks import CodecCost
 from model_code.planning.storage import Partitions, clip_bytes, latent_bytes, pair_bytes, partitions
 
@@ -242,12 +242,11 @@ def _memory(
     ways = []
     for sharding in ("DDP", "FSDP"):
         states, temporaries = state_bytes(count, sharding, assumptions.accelerators, precision)
-        if decodes:
-            states += 4 * codec.parameters
         ways.append(
             StepMemory(
                 sharding=sharding,
-                states=states,
+                states=states + 4 * codec.parameters,
+                batch=phase.batch_size * max(given_bytes(config, sample) for sample in samples),
                 optimizer=temporaries,
                 sample=each(False),
                 sample_checkpointed=each(True),

@@ -143,6 +143,7 @@ def train(config: TrainConfig, own: Team = ALONE, progress: Progress = in_silenc
             SyncNet.from_pretrained(config.syncnet) if config.syncnet is not None else None,
             config.output / FOLDER if own.leads else None,
         )
+    audio_encoder.to("cpu")  # nothing is left to be heard: its place goes to the training
     trainer = Trainer(
         model, phase, data, config.phase, config.work / "checkpoints", partial(progress, name), own, validation
     )

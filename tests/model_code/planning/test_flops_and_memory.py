@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_code.backbones.codec import BlockCodec
 from model_code.backbones.presets import PRESETS
 from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import LoraConfig, TransformerConfig
+from model_code.config import FlowConfig, LoraConfig, PhaseConfig, TransformerConfig
 from model_code.planning.accelerators import Precision
 from model_code.planning.flops import Sample, block_flops, forward_flops, training_flops
-from model_code.planning.memory import Weights, sample_bytes, state_bytes
+from model_code.planning.memory import Weights, given_bytes, sample_bytes, state_bytes
 from model_code.planning.networks import codec_cost, parameters_by_part, weights
+from model_code.training.data import TrainingSet
+from model_code.training.phases import make_phase
+from tests.training.test_parallel import SHAPE, clip
 
 TINY = PRESETS["tiny"]
 CASES = {
@@ -127,6 +131,27 @@ def test_checkpointing_keeps_little_more_than_one_block() -> None:
     whole, saved = (sample_bytes(config, sample, "bf16", checkpointing=kind) for kind in (False, True))
     assert saved < whole / 10
     assert sample_bytes(config, sample, "bf16") < sample_bytes(config, sample, "fp32")
+
+
+@pytest.mark.parametrize(("name", "beside"), [("generator", "masked"), ("editor", "companion")])
+def test_a_batch_takes_what_is_predicted(name: str, beside: str) -> None:
+    """Whoever trains on it, each process draws and noises the whole of it."""
+    clips = []
+    for number in range(4):
+        made = clip(number)
+        tracks = {key: made.tracks[key] for key in ("target", "face", "lip", beside)}
+        clips.append(replace(made, tracks=tracks))
+    context = 6 if name == "generator" else 0
+    config = PhaseConfig(phase=name, pixel_weighting=False, batch_size=4, clip_frames=25)  # type: ignore[arg-type]
+    strategy = make_phase(config, FlowConfig())
+    batch = strategy.draw(TrainingSet(clips, 25, SHAPE.audio_window), config.steps)
+    inputs = strategy.inputs(batch, torch.Generator().manual_seed(0), with_context=bool(context))
+    tensors = [value for given in (batch, inputs) for value in vars(given).values() if isinstance(value, Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    predicted = given_bytes(
+        SHAPE.model_copy(update={"context_channels": context}), Sample(7, 1 if context else 7, 4, 4)
+    )
+    assert sum(storages.values()) == pytest.approx(4 * predicted, rel=0.01)
 
 
 def test_states_are_twenty_bytes_a_parameter_and_sharded() -> None:

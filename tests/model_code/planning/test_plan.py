@@ -46,6 +46,15 @@ def test_a_whole_training_does_not_fit_beside_its_states_on_80_gb(cluster: Plan)
     assert editor.peak < 80e9
 
 
+def test_every_accelerator_has_the_codec_and_the_whole_batch(cluster: Plan) -> None:
+    eight = plan_of(load_settings(profile="cluster"), accelerators=8, precision="bf16")
+    for phase, other in zip(cluster.phases, eight.phases, strict=True):
+        for way, same in zip(phase.ways, other.ways, strict=True):
+            assert way.batch == same.batch > 1e9
+            assert way.states > 4 * cluster.codec.parameters
+    assert cluster.phases[1].ways[0].batch > 6e9
+
+
 def test_six_flops_a_parameter_and_token_is_near(cluster: Plan) -> None:
     """The rule of thumb holds for what all tokens pass; attention is far from negligible at 10,240 tokens."""
     editor = next(stage for stage in cluster.stages if stage.name == "editor")
