@@ -88,7 +88,7 @@ def to_registry(platform: Platform, dubber_version: str) -> Metadata:
     return {"model_version": max(same), "benchmark": digest}
 
 
-def judge(product: Product) -> GateResult:
+def judge(platform: Platform, product: Product) -> GateResult:
     """The benchmark gate: shown as a warning; what promotes a model is the promotion job."""
     met = product.result.get("verdicts", {})
     rows = tuple(

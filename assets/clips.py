@@ -58,7 +58,7 @@ def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materiali
             **arrived_before(platform, context.partition_key),
         },
         inputs=[raw],
-        gate=Gate(CHECK, lambda product: judge(platform, product)),
+        gate=gate,
         describe=describe,
     )
 
@@ -85,6 +85,9 @@ def judge(platform: Platform, product: Product) -> GateResult:
     share = turned_away / max(1, turned_away + len(rows))
     allowed = settings.gates.max_quarantined
     return result.also(f"at most {allowed:.0%} turned away", share <= allowed, f"found {share:.0%}")
+
+
+gate = Gate(CHECK, judge, lambda settings: settings.gates.model_dump(include={"min_clips", "max_quarantined"}))
 
 
 def describe(product: Product) -> Metadata:

@@ -85,7 +85,7 @@ def companion_pairs(context: dg.AssetExecutionContext, platform: Platform) -> dg
             "device": platform.settings.processes.device,
         },
         inputs=[clip_shard, *models.values()],
-        gate=Gate(CHECK, lambda product: judge(platform, product)),
+        gate=gate,
         describe=lambda product: {
             **describe(product, platform.settings),
             "made_with": "renderer" if variant == "rendered" else registered_as(platform, models["generator"]),
@@ -112,6 +112,9 @@ def judge(platform: Platform, product: Product) -> GateResult:
         share >= settings.gates.min_accepted,
         f"found {share:.0%}",
     )
+
+
+gate = Gate(CHECK, judge, lambda settings: settings.gates.model_dump(include={"min_accepted"}))
 
 
 def describe(product: Product, settings: Settings) -> Metadata:

@@ -21,8 +21,10 @@ from xdub_platform.resources.mlflow import MlflowRun
 from xdub_platform.resources.quality import GateResult
 from xdub_platform.resources.store import Dataset
 from xdub_platform.resources.workers import COMMITTED, WorkerRun, committed
+from xdub_platform.settings import Settings
 
 RESULT = "result"
+CHALLENGER = "challenger"
 INPUTS = "inputs"
 """Record beside a product: which versions of which datasets it was made from."""
 
@@ -39,10 +41,20 @@ class Product:
 
 @dataclass(frozen=True)
 class Gate:
-    """A named judgement over a product; the name is that of the asset's check."""
+    """A named judgement over a product.
+
+    Attributes:
+        check: Name of the asset's check.
+        judge: The judgement.
+        thresholds: What of the settings it compares with that decides nothing else about the asset. No code version
+            holds it: when it changes, what is there is judged again (`judged_again`), not made again.
+        model: Registered model whose alias `challenger` hangs on the verdict; None: there is none.
+    """
 
     check: str
-    judge: Callable[[Product], GateResult]
+    judge: Callable[[Platform, Product], GateResult]
+    thresholds: Callable[[Settings], dict[str, float]] = lambda settings: {}
+    model: str | None = None
 
 
 def dataset_name(context: dg.AssetExecutionContext) -> str:
@@ -94,22 +106,47 @@ def produce(
             licences = licences_of(platform, inputs)
             if licences or platform.store.recorded(name, RECORD):  # an old one would outlive what it was written for
                 platform.store.record(name, RECORD, {"weights": licences})
-            verdict = gate.judge(product) if gate else None
-            if verdict:
-                platform.store.record(name, GATE, verdict.as_record())
+            verdict = judged(platform, gate, product) if gate else None
             metadata = {**lineage(product, inputs, run, platform), **(describe(product) if describe else {})}
             track(run, product)
             if register:
                 version = register_model(run, register, product, platform, carried(licences))
                 metadata["model_version"] = version
                 if verdict is None or verdict.passed:
-                    platform.mlflow.set_alias(register, "challenger", version)
+                    platform.mlflow.set_alias(register, CHALLENGER, version)
         shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before must not cost the worker's work
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.dataset.version),
         metadata=metadata,
         check_results=[check_result(gate.check, verdict, platform.settings)] if gate and verdict else [],
     )
+
+
+def judged(platform: Platform, gate: Gate, product: Product) -> GateResult:
+    """Judges a product and records the verdict beside the data, with the thresholds that it hangs on."""
+    verdict = gate.judge(platform, product)
+    record = {**verdict.as_record(), "thresholds": gate.thresholds(platform.settings)}
+    # It speaks of these bytes, whatever came in their place meanwhile.
+    platform.store.record(product.dataset.name, GATE, {**record, "version": product.dataset.version})
+    return verdict
+
+
+def judged_again(platform: Platform, gate: Gate, name: str) -> GateResult | None:
+    """The new verdict over what is committed as `name`; None if the present one was found with these thresholds.
+
+    The data stay as they are. A model that is accepted now becomes challenger.
+    """
+    store = platform.store
+    dataset, before, result = store.get(name), store.recorded(name, GATE), store.recorded(name, RESULT)
+    if dataset is None or before is None or result is None:
+        return None  # its own run has not come so far
+    if before.get("thresholds") == gate.thresholds(platform.settings):
+        return None
+    verdict = judged(platform, gate, Product(dataset, result))
+    version = registered(platform, gate.model, dataset) if gate.model and verdict.passed else None
+    if gate.model and version:
+        platform.mlflow.set_alias(gate.model, CHALLENGER, version)
+    return verdict
 
 
 def commit(platform: Platform, name: str, done: WorkerRun) -> Product:
@@ -203,14 +240,19 @@ def register_model(
         platform: Resources.
         more: Tags of the new version, beside those that name its parts.
     """
-    known = platform.mlflow.versions(name)
-    same = [version for version, tags in known.items() if tags.get("dvc.version") == product.dataset.version]
-    for version in sorted(same, reverse=True):
-        if whole(platform, version, name) is None:
-            return version
+    known = registered(platform, name, product.dataset)
+    if known:
+        return known
     run.artifact(product.dataset.path, "model")
     parts = {f"part.{part}": str(version) for part, version in product.result.get("versions", {}).items()}
     return run.register(name, "model", tags={"dvc.version": product.dataset.version, **parts, **(more or {})})
+
+
+def registered(platform: Platform, name: str, dataset: Dataset) -> int | None:
+    """The last whole version of a registered model with a dataset's bytes; None if there is none."""
+    known = platform.mlflow.versions(name)
+    same = [version for version, tags in known.items() if tags.get("dvc.version") == dataset.version]
+    return next((version for version in sorted(same, reverse=True) if whole(platform, version, name) is None), None)
 
 
 def files_in(folder: Path) -> list[Path]:

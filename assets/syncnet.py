@@ -55,14 +55,14 @@ def syncnet(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
             "device": platform.settings.processes.device,
         },
         inputs=shards,
-        gate=Gate(CHECK, lambda product: judge(product, platform.settings.syncnet.min_accuracy)),
+        gate=gate,
         register=SYNCNET,
     )
 
 
-def judge(product: Product, minimum: float) -> GateResult:
+def judge(platform: Platform, product: Product) -> GateResult:
     """The accuracy gate; its line says what the accuracy was measured on, which few speakers make less telling."""
-    accuracy = float(product.result["metrics"]["accuracy"])
+    accuracy, minimum = float(product.result["metrics"]["accuracy"]), platform.settings.syncnet.min_accuracy
     measured_on = product.result.get("measured_on", "clips it may have been trained on")  # an earlier version's result
     why = f"accuracy >= {minimum:g} on {measured_on}"
     row = {
@@ -72,3 +72,6 @@ def judge(product: Product, minimum: float) -> GateResult:
         "critical": True,
     }
     return GateResult(accuracy >= minimum, () if accuracy >= minimum else (f"{why}: found {accuracy:.3f}",), (), (row,))
+
+
+gate = Gate(CHECK, judge, lambda settings: settings.syncnet.model_dump(include={"min_accuracy"}), SYNCNET)

@@ -3,8 +3,8 @@
 Assets with different partitions cannot share one Dagster job. So the planner walks Dagster's own asset graph,
 one node for each asset and partition, and gives every stale node a run of its own. A node is stale when it was
 never materialised, its code version (which hashes its settings) changed, a name in its settings stands for something
-else now, or the data version of an input is not the one it was made from. It knows no asset by name; demo, command
-line, jobs and schedules all use it.
+else now, an input's gate has changed its mind, or the data version of an input is not the one it was made from. It
+knows no asset by name; demo, command line, jobs and schedules all use it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class Rules:
         committed: The version that lies in the store, or None; a node whose data is not there is missing.
         held: Whether a node, once made, stays as it is while its inputs change.
         moved: Why what settings name for a node is no longer what it was made from, or None.
+        judged: Whether the gate of an input has changed its mind since a node was made; the input itself is as it was.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
@@ -120,6 +121,7 @@ class Rules:
     committed: Callable[[Node], str | None] | None = None
     held: Callable[[Node], bool] = lambda node: False
     moved: Callable[[Node], str | None] = lambda node: None
+    judged: Callable[[Node, Node], bool] = lambda node, parent: False
 
 
 class Planner:
@@ -210,6 +212,8 @@ class Planner:
         for parent in self.parents(node):
             if self._changed_since(parent, pointers.get(dg.AssetKey(parent.asset))):
                 return f"{parent} changed"
+            if self.rules.judged(node, parent):
+                return f"{parent} was judged otherwise"
         return None
 
     def plan(self, selection: str | dg.AssetSelection = "*") -> list[Step]:

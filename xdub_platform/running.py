@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 
-from assets.gates import refusal
-from assets.produce import INPUTS
+from assets.gates import check_result, refusal, verdict
+from assets.produce import INPUTS, judged_again
 from model_code.errors import InputError
 from xdub_platform.chain import Node, Planner, Rules, Step
-from xdub_platform.definitions import build_definitions
+from xdub_platform.definitions import STAGES, build_definitions, stage_name
 from xdub_platform.instance import open_instance
 from xdub_platform.kubernetes import SubmittedRuns
 from xdub_platform.locks import held
@@ -20,6 +22,8 @@ from xdub_platform.platform import Platform, build_platform
 from xdub_platform.processes import RunProcesses
 from xdub_platform.settings import Settings
 from xdub_platform.weights import moved
+
+log = logging.getLogger(__name__)
 
 HELD = ("syncnet", "identity_encoder", "generator")
 """What pairs are made and judged with. New clips leave it as it is, or every shard that arrives would have all pairs
@@ -56,7 +60,38 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
         made_from = (platform.store.recorded(dataset_of(node), INPUTS) or {}).get("datasets", {})
         return moved(platform, node.asset, made_from)
 
-    return Rules(wanted, rejected, committed, stays, other_weights)
+    def judged_otherwise(node: Node, parent: Node) -> bool:
+        made_from = platform.store.recorded(dataset_of(node), INPUTS)
+        if made_from is None or node.partition or parent.partition is None:
+            return False  # only an asset without partitions chooses among those of an input
+        name = dataset_of(parent)
+        if name in made_from["datasets"]:
+            return refusal(platform.store, name) is not None
+        return not is_heldout(shard_of(parent.partition)) and verdict(platform.store, name) is None
+
+    return Rules(wanted, rejected, committed, stays, other_weights, judged_otherwise)
+
+
+def judge_again(platform: Platform, instance: dg.DagsterInstance) -> None:
+    """Lets every gate whose thresholds have changed judge again what is there; Dagster's checks show its verdicts."""
+    for asset, gate in {stage_name(stage): stage.gate for stage in STAGES if hasattr(stage, "gate")}.items():
+        for name in platform.store.names(asset) or [asset]:
+            found = judged_again(platform, gate, name)
+            if found is None:
+                continue
+            log.info("%s is judged by other thresholds: %s", name, "; ".join(found.failures) or "accepted")
+            shown = check_result(gate.check, found, platform.settings)
+            instance.report_runless_asset_event(
+                AssetCheckEvaluation(
+                    asset_key=dg.AssetKey(asset),
+                    check_name=gate.check,
+                    passed=shown.passed,
+                    metadata=shown.metadata,
+                    severity=shown.severity,
+                    description=f"{name}: {shown.description}",
+                    blocking=True,
+                )
+            )
 
 
 def take_in(settings: Settings, instance: dg.DagsterInstance, rest_seconds: float = 0.0) -> list[str]:
@@ -101,7 +136,7 @@ def run_chain(
     wait_seconds: float = 0.0,
     watch: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
-    """Takes in new footage and makes everything selected that is stale.
+    """Takes in new footage, judges again what was judged by other thresholds, and makes all selected that is stale.
 
     Args:
         settings: Of the state root.
@@ -122,6 +157,7 @@ def run_chain(
     with exclusive(settings, wait_seconds), opened as home:
         if shards is None:
             take_in(settings, home)
+        judge_again(build_platform(settings), home)
         planner = chain_planner(settings, home, started_by, rebase)
 
         def only(node: Node) -> bool:

@@ -49,7 +49,7 @@ def make(platform: Platform, *, breaks: bool = False, passes: bool = True, versi
     """An empty shard of the real worker, from an input of a version; tells whether the run succeeded."""
     raw = Dataset("raw_corpus/shard-00000", platform.settings.state_root, version, 0, 0)
 
-    def judge(product: Product) -> GateResult:
+    def judge(platform: Platform, product: Product) -> GateResult:
         if breaks:
             raise OSError("no disk")
         return GateResult(passes, (), (), ())

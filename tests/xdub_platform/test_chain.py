@@ -182,6 +182,13 @@ def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
     assert planner.stale(Node("raw", "s0")) == "its data is not in the store"
 
 
+def test_what_gathers_an_input_that_was_judged_otherwise_is_stale(made: dg.DagsterInstance) -> None:
+    otherwise = Rules(judged=lambda node, parent: (node, parent) == (Node("model"), Node("pairs", "s0|a")))
+    planner = Planner(toy(World()), made, otherwise)
+    assert planner.stale(Node("model")) == "pairs[s0|a] was judged otherwise"
+    assert {name for name, status in statuses(planner).items() if status is Status.DONE} == {"model"}
+
+
 def test_a_run_that_broke_after_an_earlier_refusal_is_told_as_broken(instance: dg.DagsterInstance) -> None:
     world = World(refused={"clips[s1]"})
     rules = Rules(rejected=lambda node: "no consent" if str(node) in world.refused else None)
