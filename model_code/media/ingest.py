@@ -362,12 +362,13 @@ def _judge(scores: dict[str, float], limits: Limits) -> None:
             "no face",
             f"landmark confidence {scores['landmark_confidence']:.2f} is under {limits.confidence}",
         ),
+        # Before the next: sharpness falls with the light.
+        (not dark <= scores["brightness"] <= bright, "badly lit", f"face brightness {scores['brightness']:.2f}"),
         (
             scores["sharpness"] < limits.sharpness,
             "blurred",
             f"sharpness {scores['sharpness']:.4f} < {limits.sharpness}",
         ),
-        (not dark <= scores["brightness"] <= bright, "badly lit", f"face brightness {scores['brightness']:.2f}"),
         (scores["loudness"] < limits.loudness, "no sound", "the sound is silent"),
     ):
         if bad:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -204,6 +205,33 @@ def test_bad_footage_is_refused_with_a_reason(dropped: Path, landmarker: Landmar
     write_video(silent, video.frames, audio=np.zeros(len(video.frames) * 640, np.float32))
     assert ingest_file(silent, CONFIG, landmarker)[1][0].detail.startswith("the sound is silent")
     assert ingest_file(good, CONFIG, landmarker, known={file_digest(good): "x.mp4"})[1][0].reason == "duplicate"
+
+
+def test_poor_pictures_are_refused_with_a_reason(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    video = read_video(_videos(dropped)[0])
+    far = np.full_like(video.frames, 110)
+    far[:, 77:115, 77:115] = [cv2.resize(frame, (38, 38), interpolation=cv2.INTER_AREA) for frame in video.frames]
+    cases = {
+        "small face": far,
+        "blurred": np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in video.frames]),
+        "badly lit": (video.frames * 0.073).astype(np.uint8),
+    }
+    path = _copy(_videos(dropped)[0], tmp_path)
+    for reason, frames in cases.items():
+        write_video(path, frames, audio=video.audio)
+        clips, refused = ingest_file(path, CONFIG, landmarker)
+        assert not clips
+        assert [item.reason for item in refused] == [reason]
+
+
+def test_an_occluder_mask_must_be_as_long_as_its_video(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    path = _copy(_videos(dropped)[0], tmp_path)
+    count = len(read_video(path).frames)
+    write_video(path.with_name("clip.occluder.mp4"), np.zeros((count - 10, 192, 192, 3), np.uint8))
+    clips, refused = ingest_file(path, CONFIG, landmarker)
+    assert not clips
+    assert [item.reason for item in refused] == ["bad occluder"]
+    assert f"has {count - 10} of {count} frames" in refused[0].detail
 
 
 def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
