@@ -48,7 +48,10 @@ def test_footage_is_taken_in_and_what_is_bad_is_told(
     for folder in (footage, tmp_path / "truth"):
         folder.mkdir()
     write_clip(
-        draw_spec(head_seed("DOORS", 1), 0, kind="natural", seconds=(1.6, 1.6)), footage, tmp_path / "truth", 192
+        draw_spec(head_seed("FRESH", 900), 0, kind="natural", condition="plain", seconds=(1.6, 1.6)),
+        footage,
+        tmp_path / "truth",
+        192,
     )
     (footage / "bad.mp4").write_text("no video", encoding="utf-8")
     told = xdub("ingest", str(footage)).output
