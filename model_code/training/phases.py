@@ -225,14 +225,14 @@ class Phase:
         return {}
 
     def decoded(self, raw: Tensor, batch: Batch, inputs: ModelInputs) -> Tensor:
-        """The window's first latent frames of the clipped estimate, motion frames the target's: (B, 3, 13, H, W)."""
+        """First latent frames of the clipped estimate, motion frames the target's: (B, 3, 13, H, W) float32."""
         assert self.critics.codec is not None
         # Not inputs.noisy: what was noised from an estimate is still judged against the target.
         noisy = add_noise(batch.target, inputs.noise, inputs.timestep)
         predicted = to_velocity(raw.float(), noisy, inputs.timestep, self.flow.prediction)
         velocity = velocity_target(batch.target, inputs.noise)
         latents = clipped_estimate(batch.target, velocity, predicted, inputs.timestep, self.config.pixel_t_max)
-        return self.critics.codec.decode(latents[:, :, : self.config.pixel_latent_frames])
+        return self.critics.codec.decode(latents[:, :, : self.config.pixel_latent_frames]).float()
 
 
 class GeneratorPhase(Phase):
@@ -315,7 +315,7 @@ class TexturePhase(EditorPhase):
             raise ValueError("the texture phase needs a codec, an identity encoder and a perceptual encoder")
         decoded = self.decoded(raw, batch, inputs)
         with torch.no_grad():
-            target = self.critics.codec.decode(batch.target[:, :, : self.config.pixel_latent_frames])
+            target = self.critics.codec.decode(batch.target[:, :, : self.config.pixel_latent_frames]).float()
         judged = torch.arange(decoded.shape[2] - 1, TEMPORAL_FACTOR, -self.config.judged_every, device=decoded.device)
         decoded, target = decoded[:, :, judged], target[:, :, judged]
         return {
