@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES
 
 from model_code.files import write_text
 from xdub_platform.chain import KIND_TAG, MAKE, PLAN
@@ -16,6 +17,8 @@ from xdub_platform.settings import Settings
 # Two runs in threads of one process may not both redirect its output; workers write logs of their own.
 NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 DATABASE = "XDUB_DATABASE__URL"
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, *ACTIVE_RUN_STATUSES]
+"""Of runs that wait or are at work; one that was never queued is not among them: nobody would start it."""
 
 
 def instance_config(settings: Settings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dagster._core.definitions.op_definition import OpDefinition
 
 from xdub_platform.chain import Node, Step, ended
 from xdub_platform.failures import database_is_away
+from xdub_platform.instance import UNFINISHED
 from xdub_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ KEPT_SECONDS = 24 * 3600
 """How long a finished job's pod can be looked at."""
 SHARED_MEMORY = "shared-memory"
 LOOK_EVERY = 2.0
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 TAINT_TOLERATED = {"operator": "Exists", "effect": "NoSchedule"}
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from model_code.errors import InputError
-from xdub_platform.instance import open_instance
+from xdub_platform.instance import UNFINISHED, open_instance
 from xdub_platform.locks import seized
 from xdub_platform.platform import Platform
 from xdub_platform.promotion import WITHDRAWN, promotion_lock
-from xdub_platform.repair import UNFINISHED
 from xdub_platform.resources.workers import lock_path
 from xdub_platform.running import exclusive
 from xdub_platform.weights import model_and_version
@@ -80,8 +79,7 @@ def _alone(platform: Platform) -> Iterator[dg.DagsterInstance]:
             if not stack.enter_context(seized(lock_path(work, asset))):
                 raise InputError(f"{asset} is being made", "wait until that run has ended")
         instance = stack.enter_context(open_instance(settings))
-        statuses = [dg.DagsterRunStatus.QUEUED, *UNFINISHED]
-        for run in instance.get_runs(dg.RunsFilter(statuses=statuses), limit=1):
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
             told = f"run {run.run_id[:8]} of {run.job_name} has not ended"
             raise InputError(told, "wait for it; `xdub doctor --repair` ends one whose process was killed")
         yield instance

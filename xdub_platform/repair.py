@@ -22,7 +22,7 @@ from urllib.parse import urlparse
 
 import dagster as dg
 import psutil
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, FINISHED_STATUSES
 
 from model_code.media.shards import MANIFEST
 from xdub_platform.instance import open_instance
@@ -36,7 +36,6 @@ REST_SECONDS = 60.0
 """A partial file that no lock guards is left alone for this long after it was last written to."""
 NAMELESS_SECONDS = 600.0
 """A run on this machine that has not named its process for this long has none."""
-UNFINISHED = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING)
 PARTIAL = re.compile(r"^\..+\.part$|\.partial$|\.partial\.npz$")
 """Names that our own writers use; what a user's browser or rsync is still writing has others."""
 WRITER = re.compile(r"\.(\d+)\.(part|partial)$")
@@ -98,7 +97,7 @@ def _runs(settings: Settings, platform: Platform) -> Iterator[Leftover]:
     with open_instance(settings) as instance:
         gone = {
             run.run_id: run
-            for run in instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
+            for run in instance.get_runs(dg.RunsFilter(statuses=ACTIVE_RUN_STATUSES))
             if _is_gone(settings, instance, run.run_id, owners.get(run.run_id))
         }
         yield from _mlflow_runs(settings, platform, instance, set(gone))
