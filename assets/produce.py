@@ -125,9 +125,12 @@ def produce(
 def judged(platform: Platform, gate: Gate, product: Product) -> GateResult:
     """Judges a product and records the verdict beside the data, with the thresholds that it hangs on."""
     verdict = gate.judge(platform, product)
-    record = {**verdict.as_record(), "thresholds": gate.thresholds(platform.settings)}
-    # It speaks of these bytes, whatever came in their place meanwhile.
-    platform.store.record(product.dataset.name, GATE, {**record, "version": product.dataset.version})
+    record = {
+        **verdict.as_record(),
+        "thresholds": gate.thresholds(platform.settings),
+        "version": product.dataset.version,  # it speaks of these bytes, whatever came in their place meanwhile
+    }
+    platform.store.record(product.dataset.name, GATE, record)
     return verdict
 
 
@@ -137,11 +140,12 @@ def judged_again(platform: Platform, gate: Gate, name: str) -> GateResult | None
     The data stay as they are. A model that is accepted now becomes challenger.
     """
     store = platform.store
-    dataset, before, result = store.get(name), store.recorded(name, GATE), store.recorded(name, RESULT)
-    if dataset is None or before is None or result is None:
-        return None  # its own run has not come so far
-    if before.get("thresholds") == gate.thresholds(platform.settings):
+    before = store.recorded(name, GATE)
+    if before is None or before.get("thresholds") == gate.thresholds(platform.settings):
         return None
+    dataset, result = store.get(name), store.recorded(name, RESULT)
+    if dataset is None or result is None:
+        return None  # its own run has not come so far
     verdict = judged(platform, gate, Product(dataset, result))
     version = registered(platform, gate.model, dataset) if gate.model and verdict.passed else None
     if gate.model and version:

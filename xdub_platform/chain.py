@@ -113,7 +113,8 @@ class Rules:
         committed: The version that lies in the store, or None; a node whose data is not there is missing.
         held: Whether a node, once made, stays as it is while its inputs change.
         moved: Why what settings name for a node is no longer what it was made from, or None.
-        judged: Whether the gate of an input has changed its mind since a node was made; the input itself is as it was.
+        judged: Of a node, whether the gate of an input has changed its mind since the node was made; the input itself
+            is as it was.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
@@ -121,7 +122,7 @@ class Rules:
     committed: Callable[[Node], str | None] | None = None
     held: Callable[[Node], bool] = lambda node: False
     moved: Callable[[Node], str | None] = lambda node: None
-    judged: Callable[[Node, Node], bool] = lambda node, parent: False
+    judged: Callable[[Node], Callable[[Node], bool]] = lambda node: lambda parent: False
 
 
 class Planner:
@@ -209,10 +210,11 @@ class Planner:
             return None
         provenance = extract_data_provenance_from_entry(record.event_log_entry)
         pointers = provenance.input_storage_ids if provenance else {}
+        judged_otherwise = self.rules.judged(node)
         for parent in self.parents(node):
             if self._changed_since(parent, pointers.get(dg.AssetKey(parent.asset))):
                 return f"{parent} changed"
-            if self.rules.judged(node, parent):
+            if judged_otherwise(parent):
                 return f"{parent} was judged otherwise"
         return None
 

@@ -60,14 +60,19 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
         made_from = (platform.store.recorded(dataset_of(node), INPUTS) or {}).get("datasets", {})
         return moved(platform, node.asset, made_from)
 
-    def judged_otherwise(node: Node, parent: Node) -> bool:
-        made_from = platform.store.recorded(dataset_of(node), INPUTS)
-        if made_from is None or node.partition or parent.partition is None:
-            return False  # only an asset without partitions chooses among those of an input
-        name = dataset_of(parent)
-        if name in made_from["datasets"]:
-            return refusal(platform.store, name) is not None
-        return not is_heldout(shard_of(parent.partition)) and verdict(platform.store, name) is None
+    def judged_otherwise(node: Node) -> Callable[[Node], bool]:
+        # Only an asset without partitions chooses among those of an input.
+        made_from = None if node.partition else platform.store.recorded(dataset_of(node), INPUTS)
+
+        def changed(parent: Node) -> bool:
+            if made_from is None or parent.partition is None:
+                return False
+            name = dataset_of(parent)
+            if name in made_from["datasets"]:
+                return refusal(platform.store, name) is not None
+            return not is_heldout(shard_of(parent.partition)) and verdict(platform.store, name) is None
+
+        return changed
 
     return Rules(wanted, rejected, committed, stays, other_weights, judged_otherwise)
 

@@ -150,6 +150,6 @@ def test_what_was_trained_on_other_shards_than_are_accepted_now_is_stale(platfor
     platform.store.record("editor", INPUTS, {"datasets": dict.fromkeys(names[:2], "1.dir")})
     changed = rules(platform).judged
     parents = [Node("companion_pairs", f"shard-0000{index}|relit") for index in range(4)]
-    assert [changed(Node("editor"), parent) for parent in parents] == [False, True, True, False]
-    assert not changed(parents[0], Node("clips", "shard-00000"))
-    assert not changed(Node("lip_expert"), parents[2]), "it was never made"
+    assert [changed(Node("editor"))(parent) for parent in parents] == [False, True, True, False]
+    assert not changed(parents[0])(Node("clips", "shard-00000"))
+    assert not changed(Node("lip_expert"))(parents[2]), "it was never made"

@@ -183,7 +183,7 @@ def test_rules_leave_out_reject_and_miss(instance: dg.DagsterInstance) -> None:
 
 
 def test_what_gathers_an_input_that_was_judged_otherwise_is_stale(made: dg.DagsterInstance) -> None:
-    otherwise = Rules(judged=lambda node, parent: (node, parent) == (Node("model"), Node("pairs", "s0|a")))
+    otherwise = Rules(judged=lambda node: lambda parent: (node, parent) == (Node("model"), Node("pairs", "s0|a")))
     planner = Planner(toy(World()), made, otherwise)
     assert planner.stale(Node("model")) == "pairs[s0|a] was judged otherwise"
     assert {name for name, status in statuses(planner).items() if status is Status.DONE} == {"model"}
