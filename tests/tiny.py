@@ -1,6 +1,10 @@
-"""The smallest transformer that a whole chain still trains, and random ones: what several tests share."""
+"""What several tests share: the smallest transformer that a whole chain still trains, random ones, clips in memory."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model_code.backbones.transformer import DubbingTransformer
 from model_code.config import TransformerConfig
@@ -24,3 +28,11 @@ def random_transformer(config: TransformerConfig, std: float) -> DubbingTransfor
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=std)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class SyncExample:
+    """What SyncNet learns from, in memory: face crops (T, S, S, 3) and the features (2T, D) of their sound."""
+
+    frames: NDArray[np.uint8]
+    features: NDArray[np.float32]

@@ -43,14 +43,6 @@ class Example(Protocol):
         """(2T, D) audio features of their time."""
 
 
-@dataclass(frozen=True)
-class SyncExample:
-    """An `Example` in memory."""
-
-    frames: NDArray[np.uint8]
-    features: NDArray[np.float32]
-
-
 @dataclass(frozen=True, eq=False)
 class StoredExample:
     """An `Example` where it lies, whose features the encoder makes when they are asked for; the last `KEPT` stay."""

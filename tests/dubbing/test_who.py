@@ -23,7 +23,8 @@ from model_code.faces.crop import crop
 from model_code.faces.landmarker import Landmarker
 from model_code.faces.track import crop_boxes
 from model_code.media.video import write_video
-from model_code.training.syncnet import SyncExample, sync_accuracy, train_syncnet
+from model_code.training.syncnet import sync_accuracy, train_syncnet
+from tests.tiny import SyncExample
 
 CONFIG = MediaConfig()
 LENGTH = 75

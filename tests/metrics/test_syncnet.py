@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from model_code.metrics.syncnet import SyncNet, fit_features, sync_scores
-from model_code.training.syncnet import SyncExample, sync_accuracy, train_syncnet
+from model_code.training.syncnet import sync_accuracy, train_syncnet
+from tests.tiny import SyncExample
 
 
 def talking_patch(seed: int, n_frames: int = 60) -> SyncExample:
