@@ -29,7 +29,7 @@ def config(settings: Settings) -> dict[str, Any]:
         "corpus": settings.corpus.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
         "flow": settings.flow.model_dump(mode="json"),
-        "phase": settings.phases.generator.model_dump(mode="json", include={"clip_frames", "motion_frames"}),
+        "phase": settings.phases.generator.window.model_dump(mode="json"),
         "backbones": settings.backbones.model_dump(mode="json"),
         "base": base_digest(
             "codec", "audio_encoder", "landmarker", "prior", "perceptual", "mouth_reader", "identity_judge"

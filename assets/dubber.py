@@ -24,7 +24,7 @@ def config(settings: Settings) -> dict[str, Any]:
         "flow": settings.flow.model_dump(mode="json"),
         "dubbing": settings.dubbing.model_dump(mode="json"),
         "media": settings.media.model_dump(mode="json"),
-        "phase": settings.phases.editor.model_dump(mode="json", include={"clip_frames", "motion_frames"}),
+        "phase": settings.phases.editor.window.model_dump(mode="json"),
         "backbones": settings.backbones.model_dump(mode="json"),
         "base": base_digest("codec", "audio_encoder"),
         "model_name": settings.mlflow.model_name,

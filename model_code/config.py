@@ -391,6 +391,13 @@ class LoraConfig(Config):
     targets: tuple[str, ...] = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 
 
+class WindowConfig(Config):
+    """The window of the phase that a model was trained in."""
+
+    clip_frames: int = 25
+    motion_frames: int = 5
+
+
 class PhaseConfig(Config):
     """One training phase of the transformer."""
 
@@ -544,6 +551,11 @@ class PhaseConfig(Config):
         lt=1,
         description="Share of the clips that are held out where `validate_every` is set; at least one.",
     )
+
+    @property
+    def window(self) -> WindowConfig:
+        """In which the trained model is to sample."""
+        return WindowConfig(clip_frames=self.clip_frames, motion_frames=self.motion_frames)
 
     @property
     def on_clips(self) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from model_code.backbones.codec import LatentCodec, WanCodec
 from model_code.backbones.load import check_fit, load_audio, load_codec, load_prompts
 from model_code.backbones.transformer import DubbingTransformer
-from model_code.config import BackbonesConfig
-from model_code.dubbing.model import PROMPTS_FILE, DubberConfig, DubbingPipelineModel
+from model_code.config import BackbonesConfig, FlowConfig, MediaConfig, WindowConfig
+from model_code.dubbing.model import PROMPTS_FILE, DubberConfig, DubbingPipelineModel, Mode, load_transformer
 from model_code.errors import InputError
 from model_code.files import write_json
 
@@ -31,6 +31,26 @@ def on_backbones(
     codec = load_codec(backbones)
     audio_encoder, prompts = load_audio(backbones, cache), load_prompts(backbones, cache)
     return DubbingPipelineModel(_filled_in(config, backbones, codec), codec, audio_encoder, transformer, prompts)
+
+
+def without_experts(
+    mode: Mode,
+    transformer: Path,
+    backbones: BackbonesConfig,
+    flow: FlowConfig,
+    media: MediaConfig,
+    window: WindowConfig,
+    cache: Path | None = None,
+) -> DubbingPipelineModel:
+    """As `on_backbones`, of a transformer that lies in a folder and samples as it was trained, alone."""
+    config = DubberConfig(
+        mode=mode,
+        flow=flow,
+        crop_size=media.crop_size,
+        window_frames=window.clip_frames,
+        overlap_frames=window.motion_frames,
+    )
+    return on_backbones(config, backbones, load_transformer(transformer), cache)
 
 
 def _filled_in(config: DubberConfig, backbones: BackbonesConfig, codec: LatentCodec) -> DubberConfig:

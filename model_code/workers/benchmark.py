@@ -20,16 +20,15 @@ from pydantic import Field
 from model_code import base
 from model_code.backbones.audio import SpeechEncoder
 from model_code.backbones.load import load_audio
-from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig
-from model_code.dubbing.assemble import on_backbones
-from model_code.dubbing.model import DubberConfig, DubbingPipelineModel, DubItem, Mode, load_transformer, read_config
+from model_code.config import BenchmarkConfig, CorpusConfig, FlowConfig, MediaConfig, WindowConfig
+from model_code.dubbing.assemble import without_experts
+from model_code.dubbing.model import DubbingPipelineModel, DubItem, Mode, read_config
 from model_code.lifetime import process_pool
 from model_code.media.video import from_mp4_bytes
 from model_code.metrics.benchmark import Case, Dubber, Judges, build_cases, run_benchmark
 from model_code.metrics.scores import verdicts
 from model_code.metrics.syncnet import SyncNet, sync_scores
 from model_code.seeding import seed_for
-from model_code.workers.dubber import WindowConfig
 from model_code.workers.pictures import contact_sheet
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -134,14 +133,7 @@ def judges(config: CasesConfig) -> Judges:
 
 def _alone(config: BenchmarkWorkerConfig, folder: Path, mode: Mode, items: Sequence[DubItem]) -> Sequence[np.ndarray]:
     """Dubs with the shipped prior, or with the generator that was trained on it."""
-    settings = DubberConfig(
-        mode=mode,
-        flow=config.flow,
-        crop_size=config.media.crop_size,
-        window_frames=config.phase.clip_frames,
-        overlap_frames=config.phase.motion_frames,
-    )
-    model = on_backbones(settings, config.backbones, load_transformer(folder), config.features)
+    model = without_experts(mode, folder, config.backbones, config.flow, config.media, config.phase, config.features)
     return model.to(config.device).dub_many(items)
 
 

@@ -8,19 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
-from model_code.config import Config, DubbingConfig, FlowConfig, MediaConfig
+from model_code.config import DubbingConfig, FlowConfig, MediaConfig, WindowConfig
 from model_code.diffusion.schedule import check_experts, expert_windows, sampling_times
 from model_code.dubbing.assemble import on_backbones
 from model_code.dubbing.model import DubberConfig, add_expert, load_transformer
 from model_code.files import write_json
 from model_code.workers.run import Progress, WorkerConfig, main
-
-
-class WindowConfig(Config):
-    """The window of the phase that the model was trained in."""
-
-    clip_frames: int = 25
-    motion_frames: int = 5
 
 
 class DubberWorkerConfig(WorkerConfig):

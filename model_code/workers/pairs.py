@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from model_code import base
-from model_code.config import FlowConfig, MediaConfig, PairsConfig, Variant
-from model_code.dubbing.assemble import on_backbones
-from model_code.dubbing.model import DubberConfig, load_transformer
+from model_code.config import FlowConfig, MediaConfig, PairsConfig, Variant, WindowConfig
+from model_code.dubbing.assemble import without_experts
 from model_code.faces.identity import IdentityEncoder
 from model_code.media.shards import ShardWriter
 from model_code.pairs.calibrate import calibrate, write_calibration
@@ -26,7 +25,6 @@ from model_code.pairs.generate import generate_pairs
 from model_code.pairs.pair import SCHEMA, Pair
 from model_code.pairs.rendered import draw_rendered, render_pairs
 from model_code.workers.clips import training_clips
-from model_code.workers.dubber import WindowConfig
 from model_code.workers.pictures import contact_sheet
 from model_code.workers.run import Progress, WorkerConfig, main
 
@@ -87,18 +85,18 @@ def make(config: PairsWorkerConfig, progress: Progress) -> Iterator[Pair]:
             yield from render_pairs(draw_rendered(config.shard, index, config.pairs), config.shard, config.media)
             progress("render", index + 1, count, {})
         return
-    settings = DubberConfig(
-        mode="generator",
-        flow=config.flow,
-        crop_size=config.media.crop_size,
-        window_frames=config.phase.clip_frames,
-        overlap_frames=config.phase.motion_frames,
+    generator = without_experts(
+        "generator",
+        config.generator / "transformer",
+        config.backbones,
+        config.flow,
+        config.media,
+        config.phase,
+        config.features,
     )
-    transformer = load_transformer(config.generator / "transformer")
-    generator = on_backbones(settings, config.backbones, transformer, config.features).to(config.device)
     yield from generate_pairs(
         training_clips([config.clips]),
-        generator,
+        generator.to(config.device),
         base.load("landmarker"),
         config.shard,
         config.pairs,
