@@ -82,7 +82,7 @@ def over_seeds(values: Mapping[str, float]) -> Spread:
     """Mean and spread of one number a seed."""
     numbers = list(values.values())
     return Spread(
-        seeds=dict(values),
+        seeds=dict(sorted(values.items())),
         mean=statistics.fmean(numbers) if numbers else None,
         spread=statistics.stdev(numbers) if len(numbers) > 1 else None,
     )

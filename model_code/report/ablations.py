@@ -41,7 +41,8 @@ BAR = {bar.measure: bar for bar in BARS}
 class AblatedRow(Config):
     """One row over seeds.
 
-    `paper` is table -> measure -> as printed; `seconds` is the time of the work that no row before it had done.
+    `paper` is table -> measure -> as printed; `seconds` is the time of all its jobs, those that
+    other rows share included.
     """
 
     name: str

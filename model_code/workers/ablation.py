@@ -1,11 +1,10 @@
 """Worker: scores one ablated dubber on the benchmark's cases.
 
-Output: `records.jsonl`, each case with its truth and what came of it.
+Output: what `run_benchmark` writes, without videos.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from model_code.dubbing.assemble import on_backbones
 from model_code.dubbing.model import DubberConfig, DubItem, add_expert, load_transformer
+from model_code.files import write_text
 from model_code.lifetime import process_pool
 from model_code.metrics.benchmark import Case, run_benchmark
 from model_code.metrics.scores import COPY, EXACT
@@ -52,18 +52,23 @@ def work(config: AblationWorkerConfig, progress: Progress) -> dict[str, Any]:
     drawn = (each.model_dump_json() for each in (config.benchmark, config.corpus, config.media, config.backbones))
     condition = f"{' '.join(drawn)} {config.judged_by} {config.base} {config.changing_light}"
     shared = (config.cache or config.work) / "ablation" / f"{seed_for(condition):x}"
+    # What every row stands beside is scored once; the rest is this row's own, since others are scored meanwhile.
+    for row in (COPY, EXACT):
+        if (shared / f"{row}.json").is_file():
+            write_text(config.output / "rows" / f"{row}.json", (shared / f"{row}.json").read_text(encoding="utf-8"))
     done = iter(range(1, 4))
     scores = run_benchmark(
         cases,
         {config.row: partial(dub, config)},
         judges(config),
-        shared,
+        config.output,
         final=config.row,
         versions={COPY: condition, EXACT: condition, config.row: config.version},
         progress=lambda row: progress(f"score {row}", next(done), 3, {}),
         videos=False,
     )
-    shutil.copyfile(shared / "records.jsonl", config.output / "records.jsonl")
+    for row in (COPY, EXACT):
+        write_text(shared / f"{row}.json", (config.output / "rows" / f"{row}.json").read_text(encoding="utf-8"))
     return {"metrics": {name: estimate["value"] for name, estimate in scores["rows"][config.row].items()}}
 
 

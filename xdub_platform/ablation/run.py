@@ -1,13 +1,16 @@
-"""Runs the ablations: every seed's chain up to its pairs, then row after row; resumable, and told of as it goes."""
+"""Runs the ablations: every seed's chain up to its pairs, then the rows, several side by side; a killed run goes on."""
 
 from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import dagster as dg
 
@@ -20,7 +23,7 @@ from xdub_platform.ablation.rows import ROWS, TABLES, Row
 from xdub_platform.ablation.stages import JobFailed, Stages, changed
 from xdub_platform.chain import Node, Status, Step, why_broken
 from xdub_platform.locks import held
-from xdub_platform.platform import build_platform
+from xdub_platform.platform import Platform, build_platform
 from xdub_platform.reporting import commit, machine
 from xdub_platform.running import run_chain
 from xdub_platform.settings import Settings, load_settings
@@ -106,54 +109,71 @@ def run_ablations(
     with held(settings.path("ablate", ".lock"), 0.0) as free:
         if not free:
             raise InputError(f"another `xdub ablate` is at work on {settings.state_root}", "wait for it")
+        platforms = {}
         for seed in wanted.seeds:
             own = seed_settings(settings, seed, wanted.steps_scale)
             make_chain(own, prepare, watch)
-            watched = Watched(watch, seed)
-            stages = Stages(build_platform(own), watched.tell)
-            for number, row in enumerate(wanted.rows, 1):
-                watched.begin(f"row {number} of {len(wanted.rows)}: {row.name}")
-                before, launched = stages.seconds(), stages.launched
-                try:
-                    metrics = stages.scored(row)["metrics"]
-                except (JobFailed, dg.Failure) as error:
+            platforms[seed] = build_platform(own)
+        with rows_side_by_side(platforms, wanted, watch, settings.processes.parallel_runs) as made:
+            for (row, seed), future in made:
+                if (error := future.exception()) is not None:
+                    if not isinstance(error, (JobFailed, dg.Failure)):
+                        raise error
                     failures.append(f"seed {seed}, {row.name}: {getattr(error, 'description', None) or error}")
-                    watched.end(Status.FAILED, 0.0, failures[-1])
                     continue
-                took = stages.seconds() - before
+                metrics, took = future.result()
                 seconds.setdefault(row.name, {})[str(seed)] = took
                 values.setdefault(row.name, {})[str(seed)] = {
                     name: value for name, value in metrics.items() if value is not None and name != "seconds"
                 }
-                watched.end(Status.DONE if stages.launched > launched else Status.FRESH, took)
                 result = gathered(settings, wanted, values, seconds, explanations)
                 write(result, output)
     return result, failures
 
 
-class Watched:
-    """Tells of rows as the planner tells of assets.
+Made = Future[tuple[dict[str, float | None], float]]
+"""A row's metrics and the seconds of its jobs."""
 
-    Args:
-        watch: Told each step.
-        seed: Named in every one.
-    """
 
-    def __init__(self, watch: Watch, seed: int) -> None:
-        self.watch, self.seed = watch, seed
-        self.node = Node("ablation")
+@contextmanager
+def rows_side_by_side(
+    platforms: Mapping[int, Platform], wanted: Wanted, watch: Watch, parallel: int
+) -> Iterator[Iterator[tuple[tuple[Row, int], Made]]]:
+    """Every row under every seed, as they come to their ends; whoever leaves early ends the workers."""
+    ended = Event()
+    with ThreadPoolExecutor(parallel) as pool:
+        # One row under all seeds before the next: rows of one seed share jobs, and would wait for each other.
+        waiting = {
+            pool.submit(make_row, platform, seed, row, wanted, watch, ended): (row, seed)
+            for row in wanted.rows
+            for seed, platform in platforms.items()
+        }
+        try:
+            yield ((waiting[future], future) for future in as_completed(waiting))
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
 
-    def begin(self, row: str) -> None:
-        """A row begins."""
-        self.node = Node("ablation", f"seed {self.seed}, {row}")
 
-    def tell(self, job: str, line: str) -> None:
-        """A worker of the row says something."""
-        self.watch(Step(self.node, Status.RUNNING, line or job))
-
-    def end(self, status: Status, seconds: float, reason: str = "") -> None:
-        """The row is done, or failed."""
-        self.watch(Step(self.node, status, reason, seconds))
+def make_row(
+    platform: Platform, seed: int, row: Row, wanted: Wanted, watch: Watch, ended: Event
+) -> tuple[dict[str, float | None], float]:
+    """One row under one seed: its metrics, and what its jobs took, those that others share included."""
+    number = wanted.rows.index(row) + 1
+    node = Node("ablation", f"seed {seed}, row {number} of {len(wanted.rows)}: {row.name}")
+    stages = Stages(platform, lambda job, line: watch(Step(node, Status.RUNNING, line or job)), ended)
+    try:
+        metrics = stages.scored(row)["metrics"]
+    except (JobFailed, dg.Failure) as error:
+        if not ended.is_set():
+            watch(Step(node, Status.FAILED, str(getattr(error, "description", None) or error)))
+        raise
+    except BaseException:
+        ended.set()  # a defect or a farewell, not a row that failed: no other begins
+        raise
+    took = stages.seconds()
+    watch(Step(node, Status.DONE if stages.launched else Status.FRESH, "", took))
+    return metrics, took
 
 
 def make_chain(settings: Settings, prepare: Callable[[Settings], None], watch: Watch) -> None:

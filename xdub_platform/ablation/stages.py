@@ -3,7 +3,8 @@
 The chain of a state root gives clips, pairs, SyncNet, identity encoder and generator. Everything after that is made
 here, without Dagster: a job's name holds a hash of its settings and of its inputs' versions, so that two rows share
 what they have in common, a changed setting makes anew what it changes, and a killed run goes on where it was: a
-finished job has its result, and a worker resumes its own checkpoints.
+finished job has its result, and a worker resumes its own checkpoints. Rows may be made side by side: a lock beside
+each job's folder lets the second wait for the first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +31,7 @@ from model_code.files import write_json
 from model_code.lifetime import THREADS
 from model_code.workers.run import RESULT
 from xdub_platform.ablation.rows import Row, long_frames
+from xdub_platform.locks import held
 from xdub_platform.platform import Platform
 from xdub_platform.resources.store import Dataset
 from xdub_platform.resources.workers import command_of, started
@@ -58,19 +62,20 @@ def _merged(values: Any, changes: Any) -> Any:
 
 
 class Stages:
-    """The work of the rows on one state root whose chain is made up to its pairs.
+    """The work of rows on one state root whose chain is made up to its pairs.
 
     Args:
         platform: Of the state root.
         tell: Progress of the workers.
+        ended: Set when nobody waits for the rows any more: workers end, nothing is begun.
 
     Attributes:
         results: What every job said that the rows so far needed.
         launched: Jobs that were not done yet.
     """
 
-    def __init__(self, platform: Platform, tell: Tell) -> None:
-        self.platform, self.tell = platform, tell
+    def __init__(self, platform: Platform, tell: Tell, ended: Event) -> None:
+        self.platform, self.tell, self.ended = platform, tell, ended
         self.settings = platform.settings
         self.folder = self.settings.path("ablation")
         self.results: dict[str, Result] = {}
@@ -182,12 +187,15 @@ class Stages:
     def _made(self, name: str, worker: str, config: Mapping[str, Any]) -> Result:
         folder = self.folder / name
         done = folder / "output" / RESULT
+        with held(self.folder / f"{name}.lock"):
+            if not done.is_file() and not self.ended.is_set():
+                kept = {"features": str(self.settings.features)}
+                write_json(folder / "config.json", {**config, **kept, "output": str(folder / "output")})
+                self.launched += 1
+                self._launch(name, worker)
         if not done.is_file():
-            kept = {"features": str(self.settings.features)}
-            write_json(folder / "config.json", {**config, **kept, "output": str(folder / "output")})
-            self.launched += 1
-            self._launch(name, worker)
-        if not done.is_file():
+            if self.ended.is_set():
+                raise JobFailed(f"{name}: ended with the run")
             lines = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").splitlines()
             raise JobFailed(f"{name}: {lines[-1] if lines else 'no output'} (see {folder / 'worker.log'})")
         result: Result = json.loads(done.read_text(encoding="utf-8"))
@@ -195,17 +203,16 @@ class Stages:
         return result
 
     def _launch(self, name: str, worker: str) -> None:
-        """Runs a worker to its end, whatever that is; it ends with this process."""
-        folder, threads = self.folder / name, self.settings.processes.training_threads
+        """Runs a worker to its end, whatever that is; it ends with this process, and when nobody waits for it."""
+        folder, processes = self.folder / name, self.settings.processes
+        threads = processes.threads if processes.parallel_runs > 1 else processes.training_threads
         log = folder / "worker.log"
         command = command_of(worker, folder / "config.json")
         with log.open("ab") as file, started(command, dict.fromkeys(THREADS, str(threads)), file) as process:
-            while process.poll() is None:
+            while process.poll() is None and not self.ended.is_set():
                 self.tell(name, latest_line(log))
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(LOOK_EVERY)
-                except subprocess.TimeoutExpired:
-                    continue
 
 
 def latest_line(log: Path) -> str:

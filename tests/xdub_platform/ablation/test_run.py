@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.graph.test_whole_chain import EASY, SMALL
 from tests.xdub_platform.ablation.fake import FakeWorkers
-from xdub_platform.ablation import run
+from xdub_platform.ablation import run, stages
 from xdub_platform.ablation.rows import ROWS
 from xdub_platform.ablation.run import Wanted, run_ablations
 from xdub_platform.ablation.stages import JobFailed, Stages, changed
@@ -26,6 +28,7 @@ from xdub_platform.platform import build_platform
 from xdub_platform.settings import Settings, load_settings
 
 BY_NAME = {row.name: row for row in ROWS}
+LAUNCH = Stages._launch
 
 
 @pytest.fixture
@@ -39,12 +42,12 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(state_root=tmp_path / "state")
 
 
-def silent(job: str, line: str) -> None:
-    """Tells nobody."""
+def rows_of(settings: Settings, ended: threading.Event | None = None) -> Stages:
+    return Stages(build_platform(settings), lambda job, line: None, ended or threading.Event())
 
 
 def test_a_row_makes_only_what_no_other_has_made(settings: Settings, workers: FakeWorkers) -> None:
-    stages = Stages(build_platform(settings), silent)
+    stages = rows_of(settings)
     expected = {
         "full": ["editor", "lip", "texture", "score-full"],
         "constructed": ["score-constructed"],
@@ -68,16 +71,16 @@ def test_a_row_makes_only_what_no_other_has_made(settings: Settings, workers: Fa
 
 
 def test_new_pairs_or_settings_make_anew_what_was_made_of_them(settings: Settings, workers: FakeWorkers) -> None:
-    Stages(build_platform(settings), silent).scored(BY_NAME["full"])
+    rows_of(settings).scored(BY_NAME["full"])
     workers.launched.clear()
-    Stages(build_platform(settings), silent).scored(BY_NAME["full"])
+    rows_of(settings).scored(BY_NAME["full"])
     assert workers.launched == []
     longer = changed(settings, {"phases": {"texture": {"steps": 99}}})
-    Stages(build_platform(longer), silent).scored(BY_NAME["full"])
+    rows_of(longer).scored(BY_NAME["full"])
     assert workers.launched == ["texture", "score-full"]
     workers.version = "2"
     workers.launched.clear()
-    Stages(build_platform(settings), silent).scored(BY_NAME["full"])
+    rows_of(settings).scored(BY_NAME["full"])
     assert workers.launched == ["editor", "lip", "texture", "score-full"]
 
 
@@ -87,7 +90,50 @@ def test_a_worker_without_a_result_is_told_with_its_last_line(settings: Settings
 
     workers.launch = leave_nothing  # type: ignore[method-assign]
     with pytest.raises(JobFailed, match="the loss is not finite"):
-        Stages(build_platform(settings), silent).scored(BY_NAME["full"])
+        rows_of(settings).scored(BY_NAME["full"])
+
+
+def test_two_rows_at_once_make_what_they_share_once(settings: Settings, workers: FakeWorkers) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def wait_for_the_other(stage: str) -> None:
+        if stage == "texture":  # made by the first row to come; the other one waits for it, or has its own lip expert
+            time.sleep(0.5)
+
+    workers.before = wait_for_the_other
+
+    def made(name: str) -> None:
+        together.wait()
+        rows_of(settings).scored(BY_NAME[name])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(made, ("full", "no_lip")))
+    assert sorted(workers.launched) == ["editor", "lip", "score-full", "score-no_lip", "texture"]
+
+
+def test_who_leaves_ends_the_workers_and_begins_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "make_chain", lambda *arguments: None)
+    FakeWorkers(monkeypatch)
+    monkeypatch.setattr(Stages, "_launch", LAUNCH)
+    pids = tmp_path / "pids"
+    code = f"import os, time; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(600)"
+    monkeypatch.setattr(stages, "command_of", lambda worker, config: [sys.executable, "-c", code])
+
+    def leave(step: Step) -> None:
+        if step.status is Status.RUNNING and pids.is_file() and pids.read_text(encoding="utf-8"):
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_ablations(settings, Wanted(("5",), (0, 1)), lambda own: None, leave, tmp_path / "a.json")
+    assert time.monotonic() - began < 300, "the worker would have slept for ten minutes"
+    begun = pids.read_text(encoding="utf-8").split()
+    assert 1 <= len(begun) <= settings.processes.parallel_runs
+    for pid in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 def ablate(settings: Settings, output: Path, watched: list[Step]) -> tuple[dict[str, object], list[str]]:
@@ -96,6 +142,7 @@ def ablate(settings: Settings, output: Path, watched: list[Step]) -> tuple[dict[
 
 
 def test_a_run_killed_between_rows_goes_on_there(settings: Settings, workers: FakeWorkers, tmp_path: Path) -> None:
+    settings = changed(settings, {"processes": {"parallel_runs": 1}})
     output = tmp_path / "new" / "ablations.json"
 
     def kill(stage: str) -> None:
@@ -106,13 +153,13 @@ def test_a_run_killed_between_rows_goes_on_there(settings: Settings, workers: Fa
     with pytest.raises(KeyboardInterrupt):
         ablate(settings, output, [])
     partial = json.loads(output.read_text(encoding="utf-8"))
-    assert [row["name"] for row in partial["rows"] if row["values"]] == ["full", "channel_concat"]
+    assert [row["name"] for row in partial["rows"] if row["values"]] == ["full"]
     workers.before = lambda stage: None
     before, watched = list(workers.launched), list[Step]()
     result, failures = ablate(settings, output, watched)
     assert failures == []
     assert len(workers.launched) == 2 * (4 + 4 + 4 + 2 + 1 + 1)
-    assert workers.launched[len(before)] == "lip", "the third row's editor was done"
+    assert workers.launched[len(before)] == "lip", "the second row's editor was done"
     assert [step.status for step in watched[:3]] == [Status.FRESH, Status.FRESH, Status.DONE]
     assert json.loads(output.read_text(encoding="utf-8")) == result
     assert output.with_suffix(".html").is_file()
@@ -130,7 +177,7 @@ def test_a_row_that_fails_stops_no_other(settings: Settings, workers: FakeWorker
 
     workers.before = break_uniform
     result, failures = ablate(settings, output, watched)
-    assert failures == ["seed 0, uniform: it broke", "seed 1, uniform: it broke"]
+    assert sorted(failures) == ["seed 0, uniform: it broke", "seed 1, uniform: it broke"]
     assert [row["name"] for row in result["rows"] if not row["values"]] == ["uniform"]  # type: ignore[attr-defined]
     assert sum(step.status is Status.FAILED for step in watched) == 2
     verdicts = {one["name"]: one["verdict"] for one in result["orderings"]}  # type: ignore[attr-defined]
