@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -30,6 +32,8 @@ from xdub_platform.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 UP_TO_PAIRS = "+key:companion_pairs or +key:syncnet"
+DECIDING = ("phases", "flow", "pairs", "benchmark", "corpus")
+"""Sections of the settings that stand in the result; the command names what the environment sets of them."""
 STEPPED = ("generator", "editor", "lip", "texture")
 Watch = Callable[[Step], None]
 
@@ -55,8 +59,11 @@ class Wanted:
 
     def command(self, profile: str) -> str:
         """What asks for this at the command line."""
+        sections = tuple(f"XDUB_{section.upper()}" for section in DECIDING)
+        ours = ((name, value) for name, value in sorted(os.environ.items()) if name.startswith(sections))
+        own = "".join(f"{name}={shlex.quote(value)} " for name, value in ours)
         scale = "" if self.steps_scale == 1 else f" --steps-scale {self.steps_scale:g}"
-        return f"xdub ablate --profile {profile} --tables {','.join(self.tables)} --seeds {len(self.seeds)}{scale}"
+        return f"{own}xdub ablate --profile {profile} --tables {','.join(self.tables)} --seeds {len(self.seeds)}{scale}"
 
 
 def chosen_tables(names: str) -> tuple[str, ...]:
@@ -222,7 +229,7 @@ def gathered(
             for ordering in ORDERINGS
             if ordering.table in wanted.tables
         ),
-        settings=settings.model_dump(mode="json", include={"phases", "flow", "pairs", "benchmark", "corpus"}),
+        settings=settings.model_dump(mode="json", include=set(DECIDING)),
     )
 
 

@@ -98,6 +98,14 @@ def test_each_seed_has_its_state_root_and_the_scaled_steps(settings: Settings) -
     assert half.syncnet == settings.syncnet
 
 
+def test_the_command_names_what_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Wanted(("5", "8"), (0, 1)).command("embedded") == "xdub ablate --profile embedded --tables 5,8 --seeds 2"
+    monkeypatch.setenv("XDUB_PHASES__LIP__STEPS", "60")
+    monkeypatch.setenv("XDUB_DATABASE__URL", "postgresql://user:secret@host/db")
+    told = Wanted(("5",), (0,), 0.5).command("embedded")
+    assert told == "XDUB_PHASES__LIP__STEPS=60 xdub ablate --profile embedded --tables 5 --seeds 1 --steps-scale 0.5"
+
+
 def test_explanations_are_read_by_ordering(tmp_path: Path) -> None:
     path = tmp_path / "ablations.toml"
     assert read_explanations(path) == {}
