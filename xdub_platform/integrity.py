@@ -44,14 +44,14 @@ def whole(platform: Platform, version: int | str, name: str | None = None) -> st
     return None
 
 
-def verified(platform: Platform, version: int | str, name: str | None = None, *, into: Path | None = None) -> Path:
+def verified(platform: Platform, version: int | str, name: str | None = None, *, into: Path) -> Path:
     """The folder of a version's files after checking every one: what is loaded is what was checked.
 
     Args:
         platform: Resources.
         version: Number or ``@alias``.
         name: Registered model; None is the dubber.
-        into: Folder for what must be downloaded; None takes a temporary one that stays.
+        into: Folder for what must be downloaded; a registry on this machine is read in place.
 
     Raises:
         DamagedModelError: A file is missing, changed or was never registered; or there is no such version.

@@ -24,10 +24,10 @@ def platform(tmp_path: Path) -> Platform:
     return platform
 
 
-def test_a_whole_version_gives_its_folder(platform: Platform) -> None:
+def test_a_whole_version_gives_its_folder(platform: Platform, tmp_path: Path) -> None:
     assert whole(platform, 1) is None
     assert whole(platform, "@challenger") is None
-    folder = verified(platform, 1)
+    folder = verified(platform, 1, into=tmp_path)
     assert json.loads((folder / "config.json").read_text(encoding="utf-8")) == {"weights": "one"}
     assert sorted(manifest_of(folder)) == ["config.json", "transformer/model.safetensors"]
 
@@ -63,14 +63,14 @@ def forge(folder: Path) -> None:
     ],
     ids=["one bit", "cut short", "missing", "added", "all gone", "no manifest", "forged"],
 )
-def test_damage_is_named(platform: Platform, act: Callable[[Path], object], said: str) -> None:
-    act(verified(platform, 1))
+def test_damage_is_named(platform: Platform, tmp_path: Path, act: Callable[[Path], object], said: str) -> None:
+    act(verified(platform, 1, into=tmp_path))
     reason = whole(platform, 1)
     assert reason is not None
     assert reason.startswith("version 1 of xdub-dubber: ")
     assert said in reason
     with pytest.raises(DamagedModelError, match="xdub promote --rollback"):
-        verified(platform, 1)
+        verified(platform, 1, into=tmp_path)
 
 
 def test_a_version_that_is_not_there_or_has_no_manifest_is_not_whole(platform: Platform) -> None:
@@ -100,6 +100,6 @@ def test_the_same_bytes_are_registered_again_only_where_no_version_holds_them_wh
     assert registered() == 2
     register(platform, tmp_path, "other")
     assert registered() == 2
-    flip(verified(platform, 2))
+    flip(verified(platform, 2, into=tmp_path))
     assert registered() == 4
     assert whole(platform, 4) is None
