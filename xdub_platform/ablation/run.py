@@ -121,14 +121,14 @@ def run_ablations(
             own = seed_settings(settings, seed, wanted.steps_scale)
             make_chain(own, prepare, watch)
             platforms[seed] = build_platform(own)
-        with rows_side_by_side(platforms, wanted, watch, settings.processes.parallel_runs) as made:
-            for (row, seed), future in made:
-                if (error := future.exception()) is not None:
-                    if not isinstance(error, (JobFailed, dg.Failure)):
-                        raise error
-                    failures.append(f"seed {seed}, {row.name}: {getattr(error, 'description', None) or error}")
+        with rows_side_by_side(platforms, wanted, watch, settings.processes.parallel_runs) as waiting:
+            for future in as_completed(waiting):
+                row, seed = waiting[future]
+                try:
+                    metrics, took = future.result()
+                except JobFailed as error:
+                    failures.append(f"seed {seed}, {row.name}: {error}")
                     continue
-                metrics, took = future.result()
                 seconds.setdefault(row.name, {})[str(seed)] = took
                 values.setdefault(row.name, {})[str(seed)] = {
                     name: value for name, value in metrics.items() if value is not None and name != "seconds"
@@ -145,8 +145,8 @@ Made = Future[tuple[dict[str, float | None], float]]
 @contextmanager
 def rows_side_by_side(
     platforms: Mapping[int, Platform], wanted: Wanted, watch: Watch, parallel: int
-) -> Iterator[Iterator[tuple[tuple[Row, int], Made]]]:
-    """Every row under every seed, as they come to their ends; whoever leaves early ends the workers."""
+) -> Iterator[dict[Made, tuple[Row, int]]]:
+    """Every row under every seed, in the making; whoever leaves early ends the workers."""
     ended = Event()
     with ThreadPoolExecutor(parallel) as pool:
         # One row under all seeds before the next: rows of one seed share jobs, and would wait for each other.
@@ -156,7 +156,7 @@ def rows_side_by_side(
             for seed, platform in platforms.items()
         }
         try:
-            yield ((waiting[future], future) for future in as_completed(waiting))
+            yield waiting
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
@@ -165,16 +165,21 @@ def rows_side_by_side(
 def make_row(
     platform: Platform, seed: int, row: Row, wanted: Wanted, watch: Watch, ended: Event
 ) -> tuple[dict[str, float | None], float]:
-    """One row under one seed: its metrics, and what its jobs took, those that others share included."""
+    """One row under one seed: its metrics, and what its jobs took, those that others share included.
+
+    Raises:
+        JobFailed: A worker failed, or the chain lacks something that the row needs.
+    """
     number = wanted.rows.index(row) + 1
     node = Node("ablation", f"seed {seed}, row {number} of {len(wanted.rows)}: {row.name}")
     stages = Stages(platform, lambda job, line: watch(Step(node, Status.RUNNING, line or job)), ended)
     try:
         metrics = stages.scored(row)["metrics"]
     except (JobFailed, dg.Failure) as error:
+        reason = str(getattr(error, "description", None) or error)
         if not ended.is_set():
-            watch(Step(node, Status.FAILED, str(getattr(error, "description", None) or error)))
-        raise
+            watch(Step(node, Status.FAILED, reason))
+        raise JobFailed(reason) from error
     except BaseException:
         ended.set()  # a defect or a farewell, not a row that failed: no other begins
         raise
