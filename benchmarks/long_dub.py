@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.memory import resident
 from model_code import base
 from model_code.avatars.clipspec import draw_spec, other_speech, render_spec
 from model_code.avatars.seeds import head_seed
@@ -68,11 +69,10 @@ def dub(video: Path, audio: Path, out: Path) -> dict[str, float | list[str]]:
         base.load("audio_encoder"),
         load_transformer(base.FOLDER / "prior"),
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident(peak=True)
     report = dub_file(video, audio, out, model, base.load("landmarker"), MediaConfig())
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = usage.ru_utime + usage.ru_stime
-    return {"peak": usage.ru_maxrss * 1024, "loaded": before, "cpu_seconds": spent, "notes": list(report.notes)}
+    spent = time.process_time()
+    return {"peak": resident(peak=True), "loaded": before, "cpu_seconds": spent, "notes": list(report.notes)}
 
 
 def compare(folder: Path, short: int, long: int) -> int:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import forget_peak, resident
 from benchmarks.timing import race
 from model_code.backbones.codec import BlockCodec
 from model_code.backbones.perceptual import PerceptualEncoder
@@ -161,21 +160,13 @@ def predicted_bytes(scale: Scale, name: PhaseName, checkpointing: bool) -> int:
     return state_bytes(count, "DDP", 1, "fp32")[0] + kept(scale, name, checkpointing)
 
 
-def resident(peak: bool) -> int:
-    """Bytes of this process: now, or the most since `forget_peak`."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
-    assert found is not None
-    return 1024 * int(found[1])
-
-
 def measure_here(scale: Scale, name: PhaseName, checkpointing: bool) -> int:
     """Bytes by which three training steps raise this process's highest resident size."""
     clips = invented_clips()
     stepper(Scale(dim=64, layers=1, batch=1), name)()  # what libraries take at their first use is not the model's
     gc.collect()
     before = resident(peak=False)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    forget_peak()
     run = trainer(scale, name, clips, checkpointing=checkpointing)
     run.run(until=3)
     return resident(peak=True) - before

@@ -12,6 +12,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what} ({remedy})")
+        super().__init__(what, remedy)  # what another process makes it anew of
         self.what = what
         self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.remedy})"

@@ -10,6 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from model_code.errors import InputError
+from model_code.lifetime import process_pool
+
 CORPUS = """
 import sys
 from pathlib import Path
@@ -51,3 +54,15 @@ def test_render_processes_end_with_a_killed_parent(tmp_path: Path, code: str) ->
     for process in alive:
         process.kill()
     assert alive == []
+
+
+def _refuse(what: str) -> None:
+    raise InputError(what, "give another")
+
+
+def test_what_a_pool_refuses_is_told_and_the_pool_goes_on() -> None:
+    with process_pool(1) as pool:
+        with pytest.raises(InputError, match=r"^five feet \(give another\)$") as told:
+            pool.submit(_refuse, "five feet").result()
+        assert (told.value.what, told.value.remedy) == ("five feet", "give another")
+        assert pool.submit(int, "5").result() == 5
