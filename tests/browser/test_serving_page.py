@@ -49,8 +49,8 @@ def test_a_dub_from_drop_to_download(page: Page, state: State, tmp_path: Path) -
         assert {"uploading", "waiting for its turn"} < set(page.evaluate("window.stages")), "no stage of the work"
         page.get_by_role("button", name="Play both").click()
         for player in ("before", "after"):
-            page.wait_for_function(f"document.getElementById('{player}').videoWidth > 0")
-        page.wait_for_function("document.getElementById('after').currentTime > 0")
+            expect(page.locator(f"#{player}")).not_to_have_js_property("videoWidth", 0)
+        expect(page.locator("#after")).not_to_have_js_property("currentTime", 0)
         picture(page, tmp_path, "serving-compare")
         with page.expect_download() as download:
             page.get_by_role("link", name="Download").click()
