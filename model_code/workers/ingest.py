@@ -14,7 +14,7 @@ from model_code import base
 from model_code.backbones.audio import AudioEncoder
 from model_code.config import MediaConfig
 from model_code.media.ingest import Quarantined, file_digest, ingest_file, shift_audio
-from model_code.media.insync import CERTAIN, MAX_OFFSET, find_offset
+from model_code.media.insync import MAX_OFFSET, find_offset
 from model_code.media.names import is_video
 from model_code.media.sample import ClipSample
 from model_code.media.shards import Shard, ShardWriter
@@ -83,11 +83,10 @@ def taken_in_before(earlier: Sequence[Path], pending: Sequence[Path]) -> dict[st
 def in_step(clip: ClipSample, audio_encoder: AudioEncoder) -> ClipSample | Quarantined:
     """The clip with its sound in step with its lips, or why it cannot be brought there."""
     offset = find_offset(clip.audio, clip.landmarks, audio_encoder)
-    certain = offset.correlation >= CERTAIN and offset.correlation > offset.unshifted + 0.1
-    if certain and abs(offset.frames) > MAX_OFFSET:
+    if offset.certain and abs(offset.frames) > MAX_OFFSET:
         detail = f"the sound is {offset.frames} frames late (correlation {offset.correlation:.2f}): correct the file"
         return Quarantined(str(clip.row["source_uri"]), "out of sync", detail, int(clip.row["start_frame"]))
-    if certain and abs(offset.frames) > 1:
+    if offset.certain and abs(offset.frames) > 1:
         clip = shift_audio(clip, offset.frames)
     return replace(clip, row={**clip.row, "sync_confidence": round(offset.correlation, 4)})
 

@@ -9,7 +9,7 @@ from model_code.avatars.render import Rendered
 from model_code.avatars.seeds import head_seed
 from model_code.backbones.audio import AudioEncoder
 from model_code.media.ingest import Quarantined
-from model_code.media.insync import CERTAIN, MAX_OFFSET, find_offset, heard_opening, mouth_opening
+from model_code.media.insync import CERTAIN, MAX_OFFSET, Offset, find_offset, heard_opening, mouth_opening
 from model_code.media.sample import ClipSample
 from model_code.workers.ingest import in_step
 
@@ -47,6 +47,20 @@ def test_the_encoder_hears_how_far_the_mouth_opens(talk: tuple[Rendered, np.ndar
 def test_silence_says_nothing(talk: tuple[Rendered, np.ndarray], encoder: AudioEncoder) -> None:
     rendered, samples = talk
     assert find_offset(np.zeros_like(samples), rendered.landmarks, encoder).correlation < CERTAIN
+
+
+@pytest.mark.parametrize(
+    ("correlation", "unshifted", "frames", "certain"),
+    [
+        (0.45, 0.0, 62, False),
+        (0.55, 0.0, 62, True),
+        (0.45, 0.0, 100, True),
+        (0.3, 0.0, 1000, False),
+        (0.6, 0.55, 100, False),
+    ],
+)
+def test_a_peak_must_be_more_than_chance(correlation: float, unshifted: float, frames: int, certain: bool) -> None:
+    assert Offset(-10, correlation, unshifted, frames).certain is certain
 
 
 def clip_of(talk: tuple[Rendered, np.ndarray], late: int) -> ClipSample:
