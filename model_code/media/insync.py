@@ -31,12 +31,19 @@ LEAD = 0.1
 
 @dataclass(frozen=True)
 class Offset:
-    """frames: by which the sound is late (negative: early); correlation: at that shift, and at none; of clip frames."""
+    """Where the correlation of sound and lips peaks.
+
+    Attributes:
+        frames: By which the sound is late (negative: early).
+        correlation: At that shift.
+        unshifted: At none.
+        clip_frames: Length of the clip.
+    """
 
     frames: int
     correlation: float
     unshifted: float
-    of: int
+    clip_frames: int
 
     @property
     def certain(self) -> bool:
@@ -45,7 +52,7 @@ class Offset:
         Of clips in step, 60 to 108 each of 38, 50, 62 and 75 frames, 0, 0, 2 and 0 seem out of it so (`CERTAIN` alone:
         6, 6, 3 and 0); with the sound 4 frames late 58, 73, 73 and 90 % of them are found out.
         """
-        least = max(CERTAIN, CHANCE / math.sqrt(max(1, self.of)))
+        least = max(CERTAIN, CHANCE / math.sqrt(max(1, self.clip_frames)))
         return self.correlation >= least and self.correlation > self.unshifted + LEAD
 
 
