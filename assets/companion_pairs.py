@@ -19,7 +19,7 @@ from xdub_platform.resources.quality import GateResult, pair_suite
 from xdub_platform.resources.store import Dataset
 from xdub_platform.settings import Settings
 
-VERSION = "3"
+VERSION = "4"
 CHECK = "pair_gate"
 
 

@@ -1,13 +1,12 @@
 """Generated pairs: the generator dubs a clip with other speech of the same speaker (paper, pair construction).
 
 25-frame segments bridged by 5 motion frames make the whole clip; the reference frame comes from inside the
-segment. The new face is composited back on the original through a blurred face mask that leaves occluders out,
-so that V' and V differ in nothing else.
+segment. A speaker with a single clip in the shard says what it says at another moment. The new face is composited
+back on the original through a blurred face mask that leaves occluders out, so that V' and V differ in nothing else.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,8 +21,6 @@ from model_code.pairs.pair import Pair
 from model_code.pairs.relight import draw_relighting, is_uniformly_lit, relight
 from model_code.seeding import rng_for, seed_for
 
-logger = logging.getLogger(__name__)
-
 
 def composite(
     generated: NDArray[np.uint8],
@@ -37,11 +34,17 @@ def composite(
     return np.rint(mixed).astype(np.uint8)
 
 
-def driving_clip(clip: StoredClip, clips: Sequence[StoredClip], rng: np.random.Generator) -> StoredClip | None:
-    """Another clip of the same speaker, or None."""
+def driving_clip(clip: StoredClip, clips: Sequence[StoredClip], rng: np.random.Generator) -> StoredClip:
+    """Another clip of the same speaker; the clip itself where there is none."""
     speaker = clip.row["speaker_id"]
     others = [other for other in clips if other.row["speaker_id"] == speaker and other.clip_id != clip.clip_id]
-    return others[int(rng.integers(len(others)))] if others else None
+    return others[int(rng.integers(len(others)))] if others else clip
+
+
+def driving_sound(clip: StoredClip, driver: StoredClip) -> NDArray[np.float32]:
+    """The driver's sound (N,); that of the clip itself with its halves exchanged, so that no moment keeps its words."""
+    sound = driver.sound()
+    return np.roll(sound, len(sound) // 2) if driver.clip_id == clip.clip_id else sound
 
 
 def generate_pairs(
@@ -71,11 +74,7 @@ def generate_pairs(
     jobs = []
     for stored, copy in chosen:
         seed = seed_for("pair", config.seed, shard, variant, stored.clip_id, copy)
-        driver = driving_clip(stored, clips, rng_for("driving", seed))
-        if driver is None:
-            logger.info("%s: speaker %s has no other clip to dub from", stored.clip_id, stored.row["speaker_id"])
-        else:
-            jobs.append((stored, copy, seed, driver))
+        jobs.append((stored, copy, seed, driving_clip(stored, clips, rng_for("driving", seed))))
     flow = generator.config.flow.model_copy(
         update={"sampling_steps": config.sampling_steps, "audio_guidance": config.audio_guidance}
     )
@@ -84,8 +83,8 @@ def generate_pairs(
         part = jobs[begin : begin + config.batch_size]
         targets = [stored.read() for stored, *_ in part]
         items = [
-            DubItem(clip.frames, driver.sound(), seed, clip.landmarks, clip.occluder)
-            for clip, (_, _, seed, driver) in zip(targets, part, strict=True)
+            DubItem(clip.frames, driving_sound(stored, driver), seed, clip.landmarks, clip.occluder)
+            for clip, (stored, _, seed, driver) in zip(targets, part, strict=True)
         ]
         dubs = generator.dub_many(items, config.batch_size)
         for clip, dubbed, (_, copy, seed, driver) in zip(targets, dubs, part, strict=True):

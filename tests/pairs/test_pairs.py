@@ -9,12 +9,13 @@ import torch
 
 from model_code.config import FilterConfig, MediaConfig, PairsConfig
 from model_code.faces.identity import IdentityEncoder
-from model_code.media.shards import ShardWriter
+from model_code.media.sample import StoredClip
+from model_code.media.shards import Shard, ShardWriter
 from model_code.metrics.image import polygon_mask, psnr
 from model_code.pairs.aspects import ASPECTS, aspects
 from model_code.pairs.calibrate import blurred, calibrate, curve, flickering, shaking, write_calibration
 from model_code.pairs.filters import decide, judge
-from model_code.pairs.generate import choose_clips, composite, driving_clip
+from model_code.pairs.generate import choose_clips, composite, driving_clip, driving_sound
 from model_code.pairs.pair import SCHEMA, Pair, accepted_pairs
 from model_code.pairs.relight import draw_relighting, is_uniformly_lit, relight
 from model_code.pairs.rendered import draw_rendered, render_pairs
@@ -162,10 +163,24 @@ def test_compositing_keeps_what_is_outside_and_before_the_face(pairs: list[Pair]
 def test_driving_clips_are_of_the_same_speaker(pairs: list[Pair]) -> None:
     clips = [pair.target for pair in pairs]
     driver = driving_clip(clips[0], clips, np.random.default_rng(0))
-    assert driver is not None
     assert driver.row["speaker_id"] == clips[0].row["speaker_id"]
     assert driver.clip_id != clips[0].clip_id
-    assert driving_clip(clips[0], clips[2:], np.random.default_rng(0)) is None
+
+
+def test_a_speaker_with_one_clip_is_driven_by_its_other_half(pairs: list[Pair], tmp_path: Path) -> None:
+    samples = [pair.target for pair in pairs[:2]]
+    with ShardWriter(tmp_path) as writer:
+        for sample in samples:
+            writer.add(sample.clip_id, sample.to_members())
+        writer.commit([{"clip_id": each.clip_id, "speaker_id": each.row["speaker_id"]} for each in samples])
+    shard = Shard(tmp_path)
+    clip, other = (StoredClip(shard, row) for row in shard.rows)
+    assert driving_clip(clip, [clip], np.random.default_rng(0)) is clip
+    half = len(clip.sound()) // 2
+    sound = driving_sound(clip, clip)
+    assert np.array_equal(sound[:half], clip.sound()[-half:])
+    assert np.array_equal(sound[half:], clip.sound()[: len(sound) - half])
+    assert np.array_equal(driving_sound(clip, other), other.sound())
 
 
 def test_the_choice_of_clips_depends_on_the_shard(pairs: list[Pair]) -> None:
