@@ -32,7 +32,7 @@ lint: .venv/.installed
 ui: .venv/.installed  ## the Dagster UI on the embedded profile's state
 	$(BIN)/xdub ui
 
-pretrain: .venv/.installed  ## train the shipped base again (hours on two cores)
+pretrain: .venv/.installed  ## train a base anew, beside the shipped one (hours on two cores)
 	$(BIN)/python -m model_code.pretrain
 
 bench: .venv/.installed  ## three seeds of the full embedded settings, then the benchmarks

@@ -100,7 +100,7 @@ def _base() -> str:
 
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        raise RuntimeError(f"{', '.join(missing)} missing in {FOLDER}: run `make pretrain`, or restore it from git")
+        raise RuntimeError(f"{', '.join(missing)} missing in {FOLDER}: restore it from git")
     return f"{len(CLASSES)} networks"
 
 

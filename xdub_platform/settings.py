@@ -422,7 +422,7 @@ PROFILES: dict[Profile, dict[str, Any]] = {
         "processes": {
             "device": "cuda",
             "threads": 8,
-            "parallel_runs": 8,
+            "parallel_runs": 1,  # each has all accelerators of this machine
             "training_threads": 32,
             "training_processes": 8,
             "trained_together": get_args(TrainedAsset),  # no expert fits on one accelerator

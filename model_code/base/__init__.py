@@ -35,7 +35,7 @@ def load(name: str, folder: Path | None = None) -> Any:
     """
     path = (folder or FOLDER) / name
     if not (path / "config.json").is_file():
-        raise InputError(f"{path} holds no config.json", "run `make pretrain`, or restore the folder from git")
+        raise InputError(f"{path} holds no config.json", "restore the folder from git, or train it (`make pretrain`)")
     module, class_name = CLASSES[name]
     return getattr(import_module(module), class_name).from_pretrained(path).float().eval()
 

@@ -1,10 +1,11 @@
-"""Trains the shipped base: footage first, then every network, two processes at a time.
+"""Trains a base like the shipped one: footage first, then every network, two processes at a time.
 
-    python -m model_code.pretrain                     everything, into model_code/base
+    python -m model_code.pretrain                     everything, into .xdub/pretrain/base
     python -m model_code.pretrain codec prior         some of it
     python -m model_code.pretrain --stage codec       one stage in this process
 
-A folder `<work>/init/prior` with an earlier prior is what the next one starts from.
+A folder `<work>/init/prior` with an earlier prior is what the next one starts from. Copied over those of
+`model_code/base` the trained networks are used.
 Every stage resumes or is skipped if its card is there; delete `<out>/<name>/card.json` to train it again.
 """
 
@@ -212,7 +213,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="stages; default all")
     parser.add_argument("--stage", choices=list(STAGES))
     parser.add_argument("--work", type=Path, default=Path(".xdub/pretrain"))
-    parser.add_argument("--out", type=Path, default=base.FOLDER)
+    parser.add_argument("--out", type=Path, default=Path(".xdub/pretrain/base"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.stage:

@@ -90,7 +90,7 @@ def test_windows_of_arrays_and_tensors_agree() -> None:
 def test_shipped_encoder_is_as_good_as_its_card_says() -> None:
     folder = base.FOLDER / "audio_encoder"
     if not (folder / "card.json").is_file():
-        pytest.skip(f"no trained audio encoder in {folder}; make it with `make pretrain`")
+        pytest.skip(f"no trained audio encoder in {folder}; restore it from git")
     from model_code.training.audio_encoder import heldout_scores
 
     card = json.loads((folder / "card.json").read_text())

@@ -146,7 +146,7 @@ def prepare(folder: Path) -> Desk:
     """A state root with two speakers' clips and what pairs are made with; a third speaker is still to come."""
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     desk = Desk(folder, SETTINGS)
     loaded = load_settings(state_root=desk.root, **SETTINGS)
     prepare_corpus(loaded, lambda done, total: None)

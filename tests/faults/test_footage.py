@@ -31,7 +31,7 @@ def copy_of(video: Path, name: str) -> Path:
 def test_bad_files_are_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     settings = settings_of(tmp_path / "state")
     prepare_corpus(settings, lambda done, total: None)
     first, second, third, *_ = sorted(path for path in settings.incoming.glob("*.mp4") if ".occluder" not in path.name)

@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state with footage in its incoming folder."""
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     root = tmp_path_factory.mktemp("kills") / "state"
     prepare_corpus(settings_of(root), lambda done, total: None)
     return root

@@ -32,7 +32,7 @@ def root(tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.Mo
     """Footage of the smallest chain; the settings of this process and its children name two fresh databases."""
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     for name, value in SMALL.items():
         monkeypatch.setenv(f"XDUB_{name.upper()}", value if isinstance(value, str) else json.dumps(value))
     monkeypatch.setenv("XDUB_PROCESSES__PARALLEL_RUNS", "1")

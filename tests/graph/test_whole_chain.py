@@ -50,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[Step
     """The chain, run once."""
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     settings = small(tmp_path_factory.mktemp("state"))
     prepare_corpus(settings, lambda done, total: None)
     return settings, run_chain(settings, started_by="test")

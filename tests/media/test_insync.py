@@ -17,7 +17,7 @@ from model_code.workers.ingest import in_step
 @pytest.fixture(scope="module")
 def encoder() -> AudioEncoder:
     if not (base.FOLDER / "audio_encoder" / "config.json").is_file():
-        pytest.skip("needs the shipped audio encoder: run `make pretrain`")
+        pytest.skip("needs the shipped audio encoder: restore it from git")
     loaded: AudioEncoder = base.load("audio_encoder")
     return loaded
 

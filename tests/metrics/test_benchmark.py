@@ -282,7 +282,7 @@ def test_a_clip_cut_after_its_silent_frames_is_left_out(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_cases_go_through_the_ordinary_ingest(pool: Executor, tmp_path: Path) -> None:
     if not (base.FOLDER / "landmarker" / "config.json").is_file():
-        pytest.skip("the shipped landmarker is not there yet: make pretrain")
+        pytest.skip("the shipped landmarker is not there: restore it from git")
     config = BenchmarkConfig(cases=1, heads_seed=5, seconds=1.2, silent_frames=5)
     landmarker = base.load("landmarker")
 

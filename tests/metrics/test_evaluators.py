@@ -175,5 +175,5 @@ def test_rendered_footage_repeats_and_shows_the_mouth() -> None:
 )
 def test_the_shipped_evaluators_can_judge(name: str, score: str, least: float) -> None:
     if not (base.FOLDER / name / "card.json").is_file():
-        pytest.skip(f"the shipped {name} is not there yet: make pretrain")
+        pytest.skip(f"the shipped {name} is not there: restore it from git")
     assert base.cards()[name]["scores"][score] >= least

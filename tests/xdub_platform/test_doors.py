@@ -42,7 +42,7 @@ def test_footage_is_taken_in_and_what_is_bad_is_told(
 ) -> None:
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     monkeypatch.setenv("XDUB_PROCESSES__PARALLEL_RUNS", "1")
     footage = tmp_path / "footage"
     for folder in (footage, tmp_path / "truth"):

@@ -496,7 +496,7 @@ def write_dubber(folder: Path, settings: Settings, seed: int) -> Path:
 def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None:
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     platform = platform_on(tmp_path / "state", **TINY)
     settings = platform.settings
     for version in (1, 2):

@@ -197,7 +197,7 @@ def test_two_runs_do_not_share_a_state_root(settings: Settings, workers: FakeWor
 def test_the_whole_of_it_killed_once_at_the_smallest_numbers(tmp_path: Path) -> None:
     missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
     if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: run `make pretrain`")
+        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
     small = {**SMALL, "pairs": {**SMALL["pairs"], "filters": EASY}}  # type: ignore[dict-item]
     small["flow"] = {"sampling_steps": 5}
     told = {f"XDUB_{name.upper()}": json.dumps(value) for name, value in small.items()}
