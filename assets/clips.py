@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.gates import committed
+from assets.gates import committed, refusal
 from assets.produce import Gate, Metadata, Product, produce
 from assets.raw_corpus import raw_corpus
 from assets.shards import first_frames, manifest, manifest_table
@@ -64,10 +64,15 @@ def clips(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materiali
 
 
 def arrived_before(platform: Platform, shard: str) -> dict[str, list[str]]:
-    """Where a duplicate of one of the shard's files may already be: clips where they are made, else footage."""
+    """Where a duplicate of one of the shard's files may already be: clips where they are made, else footage.
+
+    What a shard holds that the gate refused is nowhere else: it may come again.
+    """
     store, found = platform.store, {"earlier": list[str](), "pending": list[str]()}
     for other in platform.ledger.before(shard):
         clips_of, raw = store.get(f"clips/{other}"), store.get(f"raw_corpus/{other}")
+        if clips_of and refusal(store, f"clips/{other}"):
+            continue
         if clips_of:
             found["earlier"].append(str(clips_of.path))
         elif raw:

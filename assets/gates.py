@@ -29,9 +29,15 @@ def verdict(store: DvcStore, name: str) -> str | None:
 
 
 def refusal(store: DvcStore, name: str) -> str | None:
-    """Why its gate turned the present version of a dataset away; None if none did."""
+    """Why its gate, or that of the clips it was made from, turned the present version away; None if none did."""
     gate = store.recorded(name, GATE)
-    return None if gate is None or gate["passed"] else "; ".join(gate["failures"])
+    if gate is not None and not gate["passed"]:
+        return "; ".join(gate["failures"])
+    if not name.startswith("companion_pairs/"):
+        return None
+    clips = f"clips/{name.split('/')[1]}"
+    why = refusal(store, clips)
+    return f"{clips}: {why}" if why else None
 
 
 def accepted(store: DvcStore, name: str) -> Dataset:

@@ -225,7 +225,7 @@ class Planner:
         for node in self.nodes(selection):
             reason = self.stale(node)
             upstream = next((parent for parent in self.parents(node) if parent in running), None)
-            if reason is None and upstream:
+            if reason is None and upstream and not self.rules.held(node):
                 reason = f"{upstream} will be made again"
             if reason:
                 running.add(node)

@@ -25,9 +25,18 @@ log = logging.getLogger(__name__)
 
 
 def prepare_corpus(settings: Settings, progress: Callable[[int, int], None]) -> None:
-    """Writes the procedural corpus into the incoming folder, as a user would drop footage; once for each config."""
+    """Writes the procedural corpus into the incoming folder, as a user would drop footage; once.
+
+    Raises:
+        InputError: This state root has another one, whose training heads may be held out in this.
+    """
     marker, wanted = settings.path("corpus.json"), settings.corpus.model_dump(mode="json")
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == wanted:
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != wanted:
+            raise InputError(
+                f"'{settings.state_root}' has a corpus of other settings",
+                "set XDUB_STATE_ROOT to another folder: heads that were trained on there may be held out here",
+            )
         return
     from model_code.avatars.corpus import write_corpus
 
@@ -37,6 +46,8 @@ def prepare_corpus(settings: Settings, progress: Callable[[int, int], None]) -> 
 
 def drop(settings: Settings, paths: Sequence[Path]) -> None:
     """Copies a user's footage, or folders of it, into the incoming folder, the video last.
+
+    What lies there already is left alone: copied again it would count as replaced, and be taken in once more.
 
     Raises:
         InputError: A file is missing or no video, a folder has none, two videos bear one name, or what an earlier video
@@ -58,9 +69,11 @@ def drop(settings: Settings, paths: Sequence[Path]) -> None:
     settings.incoming.mkdir(parents=True, exist_ok=True)
     for video in videos:
         for member in reversed(members_of(video)):
-            part = settings.incoming / f".{member.name}.part"
+            place, part = settings.incoming / member.name, settings.incoming / f".{member.name}.part"
+            if place.is_file() and filecmp.cmp(member, place, shallow=False):
+                continue
             shutil.copyfile(member, part)
-            part.replace(settings.incoming / member.name)
+            part.replace(place)
 
 
 def _videos_of(path: Path) -> list[Path]:

@@ -26,8 +26,8 @@ from xdub_platform.weights import moved
 log = logging.getLogger(__name__)
 
 HELD = ("syncnet", "identity_encoder", "generator")
-"""What pairs are made and judged with. New clips leave it as it is, or every shard that arrives would have all pairs
-made again; changed settings do not, and the job `rebase_generator` makes it anew from all clips."""
+"""What is made of the clips alone. New ones leave it as it is, or every shard that arrives would have all pairs made
+again, unless its own gate refused it; changed settings do not, and `rebase_generator` makes it anew from all clips."""
 
 
 def dataset_of(node: Node) -> str:
@@ -54,7 +54,7 @@ def rules(platform: Platform, rebase: bool = False) -> Rules:
         return dataset.version if dataset else None
 
     def stays(node: Node) -> bool:
-        return node.asset in HELD and not rebase
+        return node.asset in HELD and not rebase and rejected(node) is None
 
     def other_weights(node: Node) -> str | None:
         made_from = (platform.store.recorded(dataset_of(node), INPUTS) or {}).get("datasets", {})

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ class Sidecar(BaseModel):
     language: str = Field(min_length=1, description="Spoken language, such as `en`.")
     licence: str = Field(min_length=1, description="Under which licence the footage may be used.")
     consent: str = Field(min_length=1, description="How and when the person agreed.")
-    split: str = Field("train", description="`heldout` keeps a file out of training.")
+    split: Literal["train", "heldout"] = Field("train", description="`heldout` keeps a file out of training.")
 
 
 @dataclass(frozen=True)

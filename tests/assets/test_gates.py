@@ -55,6 +55,37 @@ def test_only_what_passed_is_given_out(platform: Platform) -> None:
     assert names == ["companion_pairs/shard-00000/generated"]
 
 
+def test_pairs_of_refused_clips_are_not_given_out(platform: Platform) -> None:
+    store = platform.store
+    for shard, passed in (("shard-00000", True), ("shard-00001", False)):
+        put(store, f"clips/{shard}", passed=passed)
+        put(store, f"companion_pairs/{shard}/generated", passed=True)
+    names = [dataset.name for dataset in accepted_shards(store, "companion_pairs")]
+    assert names == ["companion_pairs/shard-00000/generated"]
+    refused = "companion_pairs/shard-00001/generated"
+    assert (verdict(store, refused) or "").startswith("clips/shard-00001: same person")
+    put(store, "editor", passed=None)
+    store.record("editor", INPUTS, {"datasets": {refused: "of before"}})
+    changed = rules(platform).judged(Node("editor"))
+    assert changed(Node("companion_pairs", "shard-00001|generated"))
+    assert not changed(Node("companion_pairs", "shard-00000|relit"))
+
+
+def test_what_a_refused_shard_holds_may_come_again(platform: Platform) -> None:
+    for shard, passed in (("shard-00000", True), ("shard-00001", False)):
+        put(platform.store, f"clips/{shard}", passed=passed)
+        put(platform.store, f"raw_corpus/{shard}", passed=None)
+    put(platform.store, "raw_corpus/shard-00002", passed=None)
+    incoming = platform.settings.incoming
+    incoming.mkdir(parents=True)
+    for index in range(4):
+        (incoming / f"{index}.mp4").write_bytes(bytes([index]))
+        platform.ledger.take(incoming, 1)
+    found = clips.arrived_before(platform, "shard-00003")
+    assert [Path(path).name for path in found["earlier"]] == ["shard-00000"]
+    assert [Path(path).name for path in found["pending"]] == ["shard-00002"]
+
+
 def test_a_verdict_counts_for_the_version_that_it_judged(platform: Platform) -> None:
     put(platform.store, "clips/shard-00000", passed=True)
     put(platform.store, "clips/shard-00000", passed=None, text="replaced")

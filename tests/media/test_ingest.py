@@ -165,6 +165,10 @@ def test_changing_light_is_no_cut(tmp_path: Path) -> None:
     [
         (None, "no sidecar"),
         ("{", "bad sidecar"),
+        (
+            '{"speaker_id": "a", "language": "en", "licence": "CC0", "consent": "yes", "split": "held-out"}',
+            "bad sidecar",
+        ),
         ('{"speaker_id": "a", "language": "en", "licence": "CC0"}', "no consent"),
         ('{"speaker_id": "a", "language": "en", "licence": "CC0", "consent": ""}', "no consent"),
         ('{"speaker_id": "a", "language": "en", "consent": "yes"}', "no licence"),

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from model_code.errors import InputError
+from model_code.files import write_json
 from xdub_platform.demo import drop as drop_in
+from xdub_platform.demo import prepare_corpus
 from xdub_platform.incoming import ShardLedger, members_of
 from xdub_platform.settings import load_settings
 
@@ -84,6 +86,28 @@ def test_a_new_video_inherits_nothing_from_an_old_one_of_its_name(tmp_path: Path
     (tmp_path / "new" / beside.name).write_text("its own", encoding="utf-8")
     drop_in(settings, [tmp_path / "new"])
     assert (settings.incoming / beside.name).read_text(encoding="utf-8") == "its own"
+
+
+def test_footage_that_is_dropped_again_does_not_arrive_again(tmp_path: Path) -> None:
+    settings = load_settings(state_root=tmp_path / "state")
+    ledger, folder = ShardLedger(tmp_path / "ledger"), tmp_path / "mine"
+    folder.mkdir()
+    drop(folder, "a", split="train")
+    drop_in(settings, [folder])
+    assert ledger.take(settings.incoming, 10) == ["shard-00000"]
+    drop(folder, "b", split="train")
+    drop_in(settings, [folder])
+    assert ledger.take(settings.incoming, 10) == ["shard-00001"]
+    assert [file.name for file in ledger.files("shard-00001")] == ["b.mp4"]
+
+
+def test_another_corpus_wants_another_state_root(tmp_path: Path) -> None:
+    settings = load_settings(state_root=tmp_path / "state")
+    write_json(settings.path("corpus.json"), settings.corpus.model_dump(mode="json"))
+    prepare_corpus(settings, lambda done, total: None)
+    other = load_settings(state_root=tmp_path / "state", corpus={"training_heads": 24})
+    with pytest.raises(InputError, match="a corpus of other settings"):
+        prepare_corpus(other, lambda done, total: None)
 
 
 def test_files_still_being_written_wait(incoming: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
 from pydantic import Field
 
+from assets.gates import refusal
 from ops.promote import show
 from xdub_platform import pictures
 from xdub_platform.automation.footage import unmade_shards
@@ -142,13 +143,13 @@ def run_retrain(context: dg.OpExecutionContext, platform: Platform) -> None:
 
 @dg.op(out=NOTHING)
 def run_take_in(context: dg.OpExecutionContext, config: FootageConfig, platform: Platform) -> None:
-    """Clips, pairs and gates of new shards; before the first pairs also what pairs are made with."""
+    """Clips, pairs and gates of new shards; what is made of the clips alone where it is missing or was refused."""
     from xdub_platform.running import HELD, take_in
 
     take_in(platform.settings, context.instance, platform.settings.automation.rest_seconds if config.shards else 0.0)
     shards = {*config.shards, *unmade_shards(platform)}  # those too whose own run broke
-    missing = [name for name in HELD if platform.store.get(name) is None]
-    plan_and_run(context, platform, keys((*FOOTAGE, *missing)), shards=shards)
+    wanting = [name for name in HELD if platform.store.get(name) is None or refusal(platform.store, name)]
+    plan_and_run(context, platform, keys((*FOOTAGE, *wanting)), shards=shards)
 
 
 @dg.op(out=NOTHING)

@@ -13,6 +13,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobO
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
+from assets.gates import GATE
 from model_code.errors import InputError
 from xdub_platform.automation.jobs import full_chain, retrain, take_in_footage
 from xdub_platform.automation.origin import AttributedRunCoordinator
@@ -65,7 +66,10 @@ def test_new_clips_leave_the_generator_and_the_pairs_that_are_there(instance: dg
     instance.add_dynamic_partitions("shard", ["s0"])
     Planner(toy(made), instance, held).run()
     instance.add_dynamic_partitions("shard", ["s1"])
-    Planner(toy(made), instance, held).run()
+    planner = Planner(toy(made), instance, held)
+    planned = [str(step.node) for step in planner.plan() if step.status is Status.RUNNING]
+    assert planned == ["clips[s1]", "pairs[s1]"]
+    planner.run()
     assert made == {"clips[s0]": 1, "clips[s1]": 1, "generator": 1, "pairs[s0]": 1, "pairs[s1]": 1}
     Planner(toy(made), instance).run("key:generator")
     assert made["generator"] == 2
@@ -79,6 +83,16 @@ def test_only_a_rebase_lets_go(platform: Platform) -> None:
     nodes = [Node(name) for name in (*HELD, "editor")]
     assert [rules(platform).held(node) for node in nodes] == [True, True, True, False]
     assert not any(rules(platform, rebase=True).held(node) for node in nodes)
+
+
+def test_a_syncnet_that_its_gate_refused_is_not_held(platform: Platform, tmp_path: Path) -> None:
+    for passed in (False, True):
+        folder = tmp_path / "made"
+        folder.mkdir()
+        (folder / "weights").write_text(str(passed))
+        platform.store.put("syncnet", folder)
+        platform.store.record("syncnet", GATE, {"passed": passed, "failures": ["accuracy"], "warnings": [], "docs": ""})
+        assert rules(platform).held(Node("syncnet")) == passed
 
 
 def test_a_plan_of_some_partitions_leaves_the_others(instance: dg.DagsterInstance) -> None:
