@@ -84,7 +84,7 @@ def to_registry(platform: Platform, dubber_version: str) -> Metadata:
     made = platform.store.get("benchmark_scores")
     if not same or made is None:
         raise dg.Failure(f"no registered version holds the dubber {dubber_version}: materialise `dubber` again")
-    digest = record_scores(platform, max(same), config(platform.settings), made.path)
+    digest = record_scores(platform, max(same), {**config(platform.settings), "version": VERSION}, made.path)
     return {"model_version": max(same), "benchmark": digest}
 
 

@@ -190,6 +190,7 @@ def benchmark_registered(
     Raises:
         InputError: The folder holds something else, there is no such version, or the benchmark failed.
     """
+    from assets.benchmark_scores import VERSION
     from assets.benchmark_scores import config as benchmark_config
 
     platform = build_platform(settings)
@@ -201,6 +202,7 @@ def benchmark_registered(
     )
     config = {
         **benchmark_config(settings),
+        "version": VERSION,
         "benchmark": chosen.model_dump(mode="json"),
         "dubber": str(kept(platform, found)),
         "versions": {"dubber": f"{found.version} {digest_of(found)}"},

@@ -296,6 +296,8 @@ def _judge(platform: Platform, version: int | None, *, rescore: bool) -> Decisio
     data = [versions.get(each, {}).get("dvc.version") for each in (challenger, champion)]
     if damage and data[0] is not None and data[0] == data[1]:
         return decide(True, f"the champion is damaged ({damage}), and this is the same model, whole")
+    if "version" not in mine.detail["benchmark"]:  # the champion's may be those of other code, which nothing tells
+        return decide(False, f"nothing says which code scored version {challenger}: materialise `benchmark_scores`")
     note = f"the champion is damaged ({damage}) and is judged by its recorded scores; " if damage else ""
     theirs = recorded_scores(platform, champion, mine.benchmark)
     if theirs is None:
@@ -323,12 +325,18 @@ def _rescore(platform: Platform, champion: int, like: Scored) -> Scored:
     Raises:
         InputError: The benchmark failed, or it cannot be had again.
     """
+    from assets.benchmark_scores import VERSION
     from model_code.config import BenchmarkConfig, CorpusConfig, MediaConfig
     from xdub_platform.dubbing import benchmark_registered
 
     assert like.detail is not None
-    log.info("scoring the champion, version %d, on the challenger's benchmark", champion)
     identity = like.detail["benchmark"]
+    if identity["version"] != VERSION:
+        raise InputError(
+            f"version {identity['version']} of the benchmark scored the challenger, and this is version {VERSION}",
+            "score the challenger anew: materialise `benchmark_scores`",
+        )
+    log.info("scoring the champion, version %d, on the challenger's benchmark", champion)
     benchmark = BenchmarkConfig.model_validate(identity["benchmark"])
     settings = platform.settings.model_copy(
         update={

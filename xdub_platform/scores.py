@@ -29,7 +29,7 @@ class Scored:
     """What one benchmark said about one version.
 
     Attributes:
-        benchmark: Digest of the benchmark: cases, seed, cutting and judges.
+        benchmark: Digest of the benchmark: cases, seed, cutting, judges and the version of its code.
         values: The shipped row.
         detail: ``{"benchmark", "scores", "records"}``; None where the artifact is lost.
     """
@@ -46,7 +46,7 @@ def benchmark_identity(config: Mapping[str, Any], records: list[dict[str, Any]])
     every retrain replaces.
     """
     return {
-        **{key: config[key] for key in ("benchmark", "corpus", "media")},
+        **{key: config[key] for key in ("version", "benchmark", "corpus", "media")},
         "judges": base_digest(*JUDGES),
         "cases": [[record["case_id"], record["sentence"]] for record in records],
     }
@@ -58,7 +58,7 @@ def record_scores(platform: Platform, version: int, config: Mapping[str, Any], f
     Args:
         platform: Resources.
         version: Of the dubber.
-        config: The benchmark worker's config.
+        config: The benchmark worker's config; `version` is that of the code that scored.
         folder: Its output: ``scores.json`` and ``records.jsonl``.
     """
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))

@@ -56,6 +56,7 @@ class BenchmarkWorkerConfig(CasesConfig):
     flow: FlowConfig = FlowConfig()
     phase: WindowConfig = Field(WindowConfig(), description="The generator's; the base dubs with it too.")
     versions: dict[str, str] = Field(default_factory=dict, description="Model -> its version in the data registry.")
+    version: str = Field("", description="Of the benchmark's code: what another one scored is another benchmark's.")
 
 
 def work(config: BenchmarkWorkerConfig, progress: Progress) -> dict[str, Any]:

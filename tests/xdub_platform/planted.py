@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import RunInfo
 
+from assets.benchmark_scores import VERSION
 from model_code.metrics.scores import COPY, EXACT, CaseRecord, RowCase, save_records, summarise
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.resources.mlflow import MlflowRuns
@@ -97,7 +98,7 @@ def score(
     (out / "scores.json").write_text(json.dumps(summarise(records, final="texture")), encoding="utf-8")
     settings = platform.settings
     own = {key: getattr(settings, key).model_dump(mode="json") for key in ("benchmark", "corpus", "media")}
-    return record_scores(platform, version, {**own, **(config or {})}, out)
+    return record_scores(platform, version, {"version": VERSION, **own, **(config or {})}, out)
 
 
 def planted_records(noise: float, outside: float, luck: Mapping[int, float]) -> list[CaseRecord]:

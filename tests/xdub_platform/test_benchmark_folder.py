@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from assets import benchmark_scores
 from model_code.errors import InputError
+from model_code.workers.benchmark import BenchmarkWorkerConfig
 from tests.xdub_platform.planted import downloads, platform_on, register
 from xdub_platform.dubbing import BENCHMARK, benchmark_registered
 from xdub_platform.platform import build_platform
@@ -59,6 +62,22 @@ def test_an_earlier_benchmark_makes_way_and_what_lies_beside_it_stays(settings: 
     assert sorted(path.name for path in results.iterdir()) == [BENCHMARK, "notes.md"]
     made = json.loads((results / BENCHMARK).read_text(encoding="utf-8"))
     assert made["benchmark"]["cases"] == TOO_MANY
+
+
+def test_results_of_another_version_of_the_benchmark_make_way(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, broken = tmp_path / "results" / "rows", subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr("xdub_platform.dubbing.subprocess.run", lambda *arguments, **named: broken)
+    for version in (benchmark_scores.VERSION, "next"):
+        monkeypatch.setattr(benchmark_scores, "VERSION", version)
+        for _ in range(2):
+            with pytest.raises(InputError, match="the benchmark of version 1 failed"):
+                benchmark_registered(settings, None, "@champion", TOO_MANY, rows.parent)
+            made = json.loads((rows.parent / BENCHMARK).read_text(encoding="utf-8"))
+            assert BenchmarkWorkerConfig.model_validate(made).version == version
+        assert not rows.exists()
+        rows.mkdir()
 
 
 def test_a_downloaded_model_stays_in_the_cache_and_what_was_made_with_it_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -19,8 +20,9 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner, Result
 
+from assets import benchmark_scores
+from assets.benchmark_scores import VERSION, to_registry
 from assets.benchmark_scores import config as benchmark_config
-from assets.benchmark_scores import to_registry
 from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.postgres import postgres, postgres_server  # noqa: F401
@@ -215,6 +217,54 @@ def test_a_damaged_champion_cannot_be_scored_on_another_benchmark(platform: Plat
     assert not decision.accepted
     assert "has no scores on the benchmark of version 2 and is damaged" in decision.reason
     assert champion(platform) == 1
+
+
+def test_scores_of_another_version_of_the_benchmark_are_no_comparison(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion was scored before an upgrade that raised the benchmark's version, the challenger after it."""
+    register(platform, tmp_path, "two", {"dvc.version": "two.dir"})
+    score(platform, 2, tmp_path, noise=0.4)
+    platform.store.put("benchmark_scores", tmp_path / "benchmark-2")
+    monkeypatch.setattr(benchmark_scores, "VERSION", "next")
+    assert to_registry(platform, "two.dir")["model_version"] == 2
+    assert "has no scores on the benchmark of version 2" in plan_promotion(platform).reason
+    asked: list[str] = []
+
+    def benchmark(settings: Settings, heads_seed: int | None, version: str, *rest: Any) -> Any:
+        asked.append(version)
+        raise InputError("no time", "wait")
+
+    monkeypatch.setattr("xdub_platform.dubbing.benchmark_registered", benchmark)
+    assert "cannot be scored on it: no time" in promote(platform).reason
+    assert asked == ["1"], "the champion is scored anew"
+    monkeypatch.setattr(benchmark_scores, "VERSION", "the one after")
+    refused = promote(platform).reason
+    assert "version next of the benchmark scored the challenger, and this is version the one after" in refused
+    assert asked == ["1"], "what cannot help is not begun"
+    assert champion(platform) == 1
+
+
+def test_scores_without_a_version_are_compared_with_nothing(platform: Platform, tmp_path: Path) -> None:
+    """Both are of before the benchmark named its version: other code may have made each."""
+    register(platform, tmp_path, "two")
+    score(platform, 2, tmp_path, noise=0.4)
+    client = platform.mlflow.client()
+    for version in (1, 2):
+        found = recorded_scores(platform, version)
+        assert found is not None
+        assert found.detail is not None
+        found.detail["benchmark"].pop("version", None)
+        text = json.dumps(found.detail)
+        tag = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "values": found.values}
+        client.log_text(client.get_model_version(NAME, str(version)).run_id, text, "scores/of before.json")
+        client.set_model_version_tag(NAME, str(version), "scores.of before", json.dumps(tag))
+        client.set_model_version_tag(NAME, str(version), "scores.benchmark", "of before")
+    refused = promote(platform)
+    assert not refused.accepted
+    assert "nothing says which code scored version 2" in refused.reason
+    score(platform, 2, tmp_path, noise=0.4)  # and the champion's have one too
+    assert promote(platform).accepted
 
 
 def test_rollback_takes_any_whole_version_and_lasts(platform: Platform, tmp_path: Path) -> None:
@@ -511,7 +561,7 @@ def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None
     folder, scores = benchmark_registered(settings, None, "2", None, tmp_path / "benchmark")
     assert mine.is_file()
     assert not list(folder.glob(".*"))
-    benchmark = record_scores(platform, 2, benchmark_config(settings), folder)
+    benchmark = record_scores(platform, 2, {**benchmark_config(settings), "version": VERSION}, folder)
     assert recorded_scores(platform, 1, benchmark) is None
     decision = promote(platform)
     theirs = recorded_scores(platform, 1, benchmark)
