@@ -45,7 +45,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def make(platform: Platform, *, breaks: bool = False, passes: bool = True, version: str = "1.dir") -> bool:
+def make(
+    platform: Platform, *, breaks: bool = False, passes: bool = True, version: str = "1.dir", code: str = "1"
+) -> bool:
     """An empty shard of the real worker, from an input of a version; tells whether the run succeeded."""
     raw = Dataset("raw_corpus/shard-00000", platform.settings.state_root, version, 0, 0)
 
@@ -54,7 +56,7 @@ def make(platform: Platform, *, breaks: bool = False, passes: bool = True, versi
             raise OSError("no disk")
         return GateResult(passes, (), (), ())
 
-    @dg.asset(check_specs=[CHECK])
+    @dg.asset(check_specs=[CHECK], code_version=code)
     def made(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         config = {"files": str(platform.settings.state_root.parent / "raw"), "shard": "shard-00000"}
         return produce(context, platform, "ingest", config, inputs=[raw], gate=Gate("gate", judge), register="model")
@@ -107,6 +109,16 @@ def test_other_inputs_or_another_version_are_made_anew(platform: Platform, ran: 
     assert not make(platform, breaks=True, version="2.dir")
     assert ran == ["ingest"] * 3
     assert [checkpoint.exists() for checkpoint in checkpoints].count(True) == 1, "what was replaced is not gone on with"
+
+
+def test_what_older_code_committed_or_left_is_not_the_new_codes(platform: Platform, ran: list[str]) -> None:
+    assert not make(platform, breaks=True)
+    (note,) = noted(platform)
+    checkpoint = note.with_name("checkpoints") / "step_000010"
+    checkpoint.mkdir(parents=True)
+    assert make(platform, code="2")
+    assert ran == ["ingest"] * 2
+    assert checkpoint.exists(), "no worker went on from it"
 
 
 def test_unfinished_work_is_for_its_own_inputs_alone(

@@ -20,9 +20,13 @@ def workers(tmp_path: Path) -> Workers:
 
 
 def run(
-    workers: Workers, worker: str, config: dict[str, object], inputs: dict[str, str] | None = None
+    workers: Workers,
+    worker: str,
+    config: dict[str, object],
+    inputs: dict[str, str] | None = None,
+    code: str | None = None,
 ) -> dg.ExecuteInProcessResult:
-    @dg.asset
+    @dg.asset(code_version=code)
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         workers.run(context, worker, config, inputs or {})
         return dg.MaterializeResult()
@@ -53,6 +57,13 @@ def test_every_config_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) 
 def test_every_version_of_the_inputs_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) -> None:
     for version in ("1.dir", "2.dir", "2.dir"):
         run(workers, "nothing", {"shard": "shard-00000"}, {"raw_corpus/shard-00000": version})
+    configs = list((tmp_path / "work" / "made" / "all").glob("*/config.json"))
+    assert len(configs) == 2
+
+
+def test_every_code_version_has_a_folder_of_its_own(workers: Workers, tmp_path: Path) -> None:
+    for code in ("1", "2", "2"):
+        run(workers, "nothing", {"shard": "shard-00000"}, code=code)
     configs = list((tmp_path / "work" / "made" / "all").glob("*/config.json"))
     assert len(configs) == 2
 

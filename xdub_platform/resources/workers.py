@@ -1,8 +1,8 @@
 """Starts a long step as its own process, through Dagster Pipes.
 
 ``python -m model_code.workers.NAME --config FILE``: the worker reads a JSON config, writes its data into
-``output`` and a ``result.json`` last. It can be killed at any moment; started again with the same config and inputs
-it resumes in the same folder and ends with the same result.
+``output`` and a ``result.json`` last. It can be killed at any moment; started again with the same code version, config
+and inputs it resumes in the same folder and ends with the same result.
 """
 
 from __future__ import annotations
@@ -93,11 +93,15 @@ class Workers(dg.ConfigurableResource):
             yield
 
     def scratch(self, context: dg.AssetExecutionContext, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Path:
-        """Where `run` works with this config and these inputs.
+        """Where `run` works with this config and these inputs, by the asset's present code.
 
         The config says where inputs lie, and every version of a dataset lies in the same place.
         """
-        deciding = {"config": {key: value for key, value in config.items() if key not in HOW}, "inputs": dict(inputs)}
+        deciding = {
+            "code": context.assets_def.get_asset_spec(context.asset_key).code_version,
+            "config": {key: value for key, value in config.items() if key not in HOW},
+            "inputs": dict(inputs),
+        }
         digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:12]
         partition = context.partition_key if context.has_partition_key else ""
         return work_folder(Path(self.work_root), context.asset_key.to_user_string(), partition) / digest
@@ -107,7 +111,7 @@ class Workers(dg.ConfigurableResource):
     ) -> WorkerRun:
         """Runs one worker to its end.
 
-        What a killed run's worker had finished is taken as it is: the same config and inputs, the same result.
+        What a killed run's worker had finished is taken as it is: the same code, config and inputs, the same result.
 
         Args:
             context: Of the asset that waits for it.
