@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,13 +75,11 @@ def import_weights(platform: Platform, path: Path, licence: str, acknowledged: s
     }
     model = found.load()
     parameters = model.num_parameters()
-    work = platform.settings.path("work")
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="weights-", dir=work) as folder, platform.mlflow.run(RUN, tags=tags) as run:
+    with _scratch(platform.settings, "import") as folder, platform.mlflow.run(RUN, tags=tags) as run:
         model.save_pretrained(folder)
         del model  # several GB, of no use while they are copied
         run.params({"transformer": found.config.model_dump(mode="json")})
-        run.artifact(Path(folder), "transformer")
+        run.artifact(folder, "transformer")
         version = run.register(name, "transformer", alias=found.kind, tags=tags)
     return Imported(found.kind, name, version, parameters)
 
@@ -135,12 +134,9 @@ def assemble_dubber(platform: Platform, version: str = "@xdub") -> Assembled:
         overlap_frames=settings.phases.editor.motion_frames,
         stitching=settings.dubbing.stitching,
     )
-    work = settings.path("work", "assemble")
-    work.mkdir(parents=True, exist_ok=True)
-    # Under a lock: `xdub doctor --repair` clears it only when that is nobody's. Not right below it, where config.json
-    # would make it a worker's folder, whose unfinished work stays.
-    with tempfile.TemporaryDirectory(dir=work) as scratch, seized(Path(f"{scratch}.lock")):
-        copied, folder = Path(scratch, "parts", "weights"), Path(scratch, "parts", "model")
+    with _scratch(settings, "assemble") as scratch:
+        # Not right below it, where config.json would make it a worker's folder, whose unfinished work stays.
+        copied, folder = scratch / "parts" / "weights", scratch / "parts" / "model"
         copied.mkdir(parents=True)
         transformer = verified(platform, str(found.version), name, into=copied)
         config = assemble(transformer, settings.backbones, config, folder, settings.features)
@@ -212,6 +208,15 @@ def model_and_version(settings: Settings, named: str) -> tuple[str, str]:
         return model or model_of(settings), f"@{alias}"
     model, _, number = named.rpartition("/")
     return model or model_of(settings), number
+
+
+@contextmanager
+def _scratch(settings: Settings, name: str) -> Iterator[Path]:
+    """A folder for the time of the block; `xdub doctor --repair` clears it when its lock is nobody's."""
+    work = settings.path("work", name)
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as folder, seized(Path(f"{folder}.lock")):
+        yield Path(folder)
 
 
 def _digest(files: Iterable[Path]) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,8 @@ from typer.testing import CliRunner
 from model_code.dubbing.model import load_transformer
 from tests.xdub_platform.planted import platform_on
 from xdub_platform.cli import app
+from xdub_platform.repair import leftovers
+from xdub_platform.resources.mlflow import MlflowRun
 from xdub_platform.weights import import_weights
 
 PLAIN = Path(__file__).resolve().parents[1] / "golden" / "plain"
@@ -35,7 +42,53 @@ def test_a_checkpoint_is_registered_with_its_licence(tmp_path: Path) -> None:
         name: value.shape for name, value in theirs.items()
     }
     assert all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
-    assert not list((tmp_path / "state" / "work").iterdir())
+    assert not any(platform.settings.path("work", "import").iterdir())
+
+
+def test_repair_clears_what_a_killed_import_left_and_leaves_a_living_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = platform_on(tmp_path / "state")
+    work, copy = platform.settings.path("work", "import"), MlflowRun.artifact
+
+    def while_repaired(run: MlflowRun, folder: Path, name: str | None = None) -> None:
+        assert folder.parent == work
+        shutil.copytree(folder, work / "killed")
+        assert [leftover.what for leftover in leftovers(platform.settings, repair=True)] == ["work/import/killed"]
+        assert [path for path in work.iterdir() if path.is_dir()] == [folder]
+        copy(run, folder, name)
+
+    monkeypatch.setattr(MlflowRun, "artifact", while_repaired)
+    assert import_weights(platform, PLAIN / "tiny_model.safetensors", "none published").version == 1
+    assert not any(work.iterdir())
+
+
+KILLED_IMPORT = """
+import os, signal, sys
+from pathlib import Path
+from xdub_platform.platform import build_platform
+from xdub_platform.resources.mlflow import MlflowRun
+from xdub_platform.settings import load_settings
+from xdub_platform.weights import import_weights
+
+MlflowRun.artifact = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+import_weights(build_platform(load_settings()), Path(sys.argv[1]), "none published")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_import_is_listed_and_cleared(tmp_path: Path) -> None:
+    platform = platform_on(tmp_path / "state")
+    work = platform.settings.path("work")
+    command = [sys.executable, "-c", KILLED_IMPORT, str(PLAIN / "tiny_model.safetensors")]
+    environment = {**os.environ, "XDUB_STATE_ROOT": str(platform.settings.state_root)}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = work.rglob("config.json")
+    listed = [(leftover.kind, leftover.what) for leftover in leftovers(platform.settings)]
+    place = f"work/import/{left.parent.name}"
+    assert listed == [("scratch", place), ("lock", f"{place}.lock")]
+    leftovers(platform.settings, repair=True)
+    assert [path for path in work.rglob("*") if path.is_file()] == []
 
 
 def test_the_command_asks_for_the_licence_and_refuses_a_partial_file(
