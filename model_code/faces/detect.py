@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -52,19 +51,21 @@ class FaceFinder:
 
     Args:
         landmarker: Confirms and places what is found, and searches where the cascade finds nothing.
+
+    Raises:
+        RuntimeError: OpenCV was installed without its cascades.
     """
 
     def __init__(self, landmarker: Landmarker) -> None:
         self.landmarker = landmarker
-
-    @cached_property
-    def _cascade(self) -> cv2.CascadeClassifier:
-        cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"))
-        if cascade.empty():
+        # Not when it is first needed: an install that lacks it must not pass for a bad frame.
+        self._cascade = cv2.CascadeClassifier(
+            str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml")
+        )
+        if self._cascade.empty():
             raise RuntimeError(
                 "OpenCV has no frontal face cascade: install opencv-python-headless<5 and remove opencv-python"
             )
-        return cascade
 
     def find(self, frame: YuvFrame | U8) -> list[Face]:
         """Faces of one frame (4:2:0 planes or (H, W, 3) RGB), largest first."""

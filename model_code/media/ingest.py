@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ from model_code.media.video import VideoFrames, read_audio
 from model_code.media.yuv import YuvFrame
 
 F32 = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 
 class Sidecar(BaseModel):
@@ -102,7 +105,7 @@ def ingest_file(
     known: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> tuple[list[ClipSample], list[Quarantined]]:
-    """Takes one file in; a bad one never raises.
+    """Takes one file in; a bad one never raises, only a machine that fails does (memory, disk).
 
     Beside NAME.mp4 stand NAME.json (`Sidecar`), optionally NAME.wav (sound to use instead of the file's own) and
     NAME.occluder.mp4 (white where something stands before the face).
@@ -120,6 +123,7 @@ def ingest_file(
     """
     path = Path(path)
     limits = limits or Limits()
+    finder = FaceFinder(landmarker)
     try:
         sidecar = read_sidecar(path)
         digest = file_digest(path)
@@ -130,23 +134,17 @@ def ingest_file(
         audio = _sound(path, config, count)
         occluder = _companion(path, OCCLUDER_SUFFIX)
         readers = _Reader(frames), _Reader(frames), _Reader(VideoFrames(occluder, config)) if occluder else None
-    except InputError as error:
-        reason = "no sound" if re.search("(has no|of) sound", error.what) else "unreadable"
-        return [], [Quarantined(path.name, reason, str(error))]
-    except _Refusal as refusal:
-        return [], [Quarantined(path.name, refusal.reason, refusal.detail)]
+    except Exception as error:
+        return [], [_refused(path, error)]
     clips: list[ClipSample] = []
     turned_away: list[Quarantined] = []
     shots = itertools.pairwise([0, *cuts, count])
     parts = [part for shot in shots for part in even_parts(*shot, config.max_clip_frames)]
     for number, (start, end) in enumerate(parts):
         try:
-            clip = _clip(_Shot(*readers, start, end), audio, config, landmarker, limits)
-        except (InputError, _Refusal) as refusal:
-            reason, detail = (
-                (refusal.reason, refusal.detail) if isinstance(refusal, _Refusal) else ("unreadable", str(refusal))
-            )
-            turned_away.append(Quarantined(path.name, reason, detail, start if len(parts) > 1 else None))
+            clip = _clip(_Shot(*readers, start, end), audio, config, finder, limits)
+        except Exception as error:
+            turned_away.append(_refused(path, error, start if len(parts) > 1 else None))
             continue
         clip_id = clip_name(path, digest, number)
         row = {
@@ -166,6 +164,28 @@ def ingest_file(
         }
         clips.append(replace(clip, clip_id=clip_id, row=row))
     return clips, turned_away
+
+
+def _refused(path: Path, error: Exception, start: int | None = None) -> Quarantined:
+    """What an error says of a file, for quarantine; raises it where the machine is to blame."""
+    if isinstance(error, _Refusal):
+        return Quarantined(path.name, error.reason, error.detail, start)
+    if isinstance(error, InputError):
+        reason = "no sound" if re.search("(has no|of) sound", error.what) else "unreadable"
+        return Quarantined(path.name, reason, str(error), start)
+    if _machines(error):
+        raise error
+    logger.warning("'%s' cannot be taken in", path.name, exc_info=error)
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return Quarantined(path.name, "unreadable", f"'{path.name}' cannot be taken in, {line}: export it again", start)
+
+
+def _machines(error: Exception) -> bool:
+    """Whether memory or a disk failed, as Python, OpenCV and torch tell it: the same file may do at the next run."""
+    if isinstance(error, OSError):
+        return not isinstance(error, av.FFmpegError | PermissionError)  # what FFmpeg says is of the file's content
+    short_of_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+    return isinstance(error, MemoryError) or short_of_memory or "DefaultCPUAllocator" in str(error)
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -274,16 +294,16 @@ def _companion(path: Path, suffix: str) -> Path | None:
     return other if other.is_file() and other != path else None
 
 
-def _clip(shot: _Shot, audio: F32, config: MediaConfig, landmarker: Landmarker, limits: Limits) -> ClipSample:
+def _clip(shot: _Shot, audio: F32, config: MediaConfig, finder: FaceFinder, limits: Limits) -> ClipSample:
     count = shot.end - shot.start
     if count < config.min_clip_frames:
         raise _Refusal("too short", f"{count} frames, fewer than {config.min_clip_frames}: give longer shots")
-    track = Follower(FaceFinder(landmarker), config.crop_scale).follow(shot.to_follow.take(shot.start, shot.end))
+    track = Follower(finder, config.crop_scale).follow(shot.to_follow.take(shot.start, shot.end))
     if track is None or track.found.mean() < limits.found:
         share = 0.0 if track is None else float(track.found.mean())
         raise _Refusal("no face", f"a face in {share:.0%} of the frames: keep one face in view")
     size = config.crop_size
-    crops, raw_landmarks, confidence, boxes = _crops(shot, track, landmarker, config)
+    crops, raw_landmarks, confidence, boxes = _crops(shot, track, finder.landmarker, config)
     step = config.sample_rate / config.fps
     sound = audio[round(shot.start * step) : round(shot.end * step)]
     landmarks = ((raw_landmarks - boxes[:, None, :2]) * (size / (boxes[:, None, 2:] - boxes[:, None, :2]))).astype(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import shutil
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -209,6 +212,65 @@ def test_bad_footage_is_refused_with_a_reason(dropped: Path, landmarker: Landmar
     write_video(silent, video.frames, audio=np.zeros(len(video.frames) * 640, np.float32))
     assert ingest_file(silent, CONFIG, landmarker)[1][0].detail.startswith("the sound is silent")
     assert ingest_file(good, CONFIG, landmarker, known={file_digest(good): "x.mp4"})[1][0].reason == "duplicate"
+
+
+@pytest.mark.parametrize("step", ["find_cuts", "crop_yuv"])
+@pytest.mark.parametrize(
+    "error", [cv2.error("two\nlines"), av.error.BugError(0, "odd"), av.error.OSError(5, "odd"), RuntimeError("odd")]
+)
+def test_what_a_file_raises_turns_it_away(
+    step: str,
+    error: Exception,
+    dropped: Path,
+    landmarker: Landmarker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"model_code.media.ingest.{step}", fail)
+    video = _videos(dropped)[0]
+    with caplog.at_level(logging.WARNING):
+        clips, refused = ingest_file(video, CONFIG, landmarker)
+    assert not clips
+    assert [(item.reason, item.start) for item in refused] == [("unreadable", None)]
+    assert f"{type(error).__name__}: " in refused[0].detail
+    assert "\n" not in refused[0].detail
+    (record,) = caplog.records
+    assert record.exc_info
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("step", ["find_cuts", "crop_yuv"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "disk full"), OSError(errno.EIO, "disk broken")]
+)
+def test_what_the_machine_raises_turns_nobody_away(
+    step: str, error: BaseException, dropped: Path, landmarker: Landmarker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"model_code.media.ingest.{step}", fail)
+    with pytest.raises(type(error)) as raised:
+        ingest_file(_videos(dropped)[0], CONFIG, landmarker)
+    assert raised.value is error
+
+
+def test_memory_that_opencv_or_torch_lacks_is_not_the_files_fault(
+    dropped: Path, landmarker: Landmarker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = cv2.error("Insufficient memory")
+    full.code = cv2.Error.StsNoMem
+    for error in (full, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("model_code.media.ingest.find_cuts", fail)
+        with pytest.raises(type(error)):
+            ingest_file(_videos(dropped)[0], CONFIG, landmarker)
 
 
 def test_poor_pictures_are_refused_with_a_reason(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
