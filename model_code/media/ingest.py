@@ -132,8 +132,8 @@ def ingest_file(
         frames = VideoFrames(path, config)
         cuts, count = find_cuts(frames)
         audio = _sound(path, config, count)
-        occluder = _companion(path, OCCLUDER_SUFFIX)
-        readers = _Reader(frames), _Reader(frames), _Reader(VideoFrames(occluder, config)) if occluder else None
+        masks = _masks(path, frames)
+        readers = _Reader(frames), _Reader(frames), _Reader(masks) if masks else None
     except Exception as error:
         return [], [_refused(path, error)]
     clips: list[ClipSample] = []
@@ -287,6 +287,22 @@ def _sound(path: Path, config: MediaConfig, count: int) -> F32:
             "no sound", f"'{path.name}' has {len(audio) / config.sample_rate:.1f} s of sound for its pictures"
         )
     return np.pad(audio, (0, max(0, length - len(audio))))[:length]
+
+
+def _masks(path: Path, frames: VideoFrames) -> VideoFrames | None:
+    """The file's occluder masks, if it has any, of the size that crop boxes are measured in."""
+    occluder = _companion(path, OCCLUDER_SUFFIX)
+    if occluder is None:
+        return None
+    masks = VideoFrames(occluder, frames.config)
+    mask, frame = next(iter(masks)), next(iter(frames))
+    if mask.y.shape != frame.y.shape:
+        raise _Refusal(
+            "bad occluder",
+            f"'{occluder.name}' is {mask.width}x{mask.height}, '{path.name}' {frame.width}x{frame.height} "
+            "(turned upright, square pixels): export the mask in the video's size",
+        )
+    return masks
 
 
 def _companion(path: Path, suffix: str) -> Path | None:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import shutil
+import struct
 from pathlib import Path
 
 import av
@@ -298,6 +299,44 @@ def test_an_occluder_mask_must_be_as_long_as_its_video(dropped: Path, landmarker
     assert not clips
     assert [item.reason for item in refused] == ["bad occluder"]
     assert f"has {count - 10} of {count} frames" in refused[0].detail
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (384, 384), (190, 192), (192, 256)])
+def test_an_occluder_mask_must_be_as_large_as_its_video(
+    height: int, width: int, dropped: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    path = _copy(_videos(dropped)[1], tmp_path)
+    masks = read_video(_videos(dropped)[1].with_suffix(".occluder.mp4")).frames
+    resized = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) for mask in masks]
+    write_video(path.with_name("clip.occluder.mp4"), np.stack(resized).astype(np.uint8))
+    clips, refused = ingest_file(path, CONFIG, landmarker)
+    assert not clips
+    assert [item.reason for item in refused] == ["bad occluder"]
+    assert f"'clip.occluder.mp4' is {width}x{height}, 'clip.mp4' 192x192" in refused[0].detail
+
+
+def test_a_turned_videos_mask_is_held_against_its_upright_size(
+    dropped: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    """Upright pictures of 192x160, stored lying as a phone stores them; the mask stands and lies."""
+    path, upright = _copy(_videos(dropped)[1], tmp_path), tmp_path / "upright.mp4"
+    video = read_video(_videos(dropped)[1])
+    write_video(upright, np.rot90(video.frames[:, :160], axes=(1, 2)), audio=video.audio)
+    path.write_bytes(turned(upright.read_bytes()))
+    assert next(stream_video(path)).y.shape == (160, 192)
+    masks = read_video(_videos(dropped)[1].with_suffix(".occluder.mp4")).frames[:, :160]
+    write_video(path.with_name("clip.occluder.mp4"), masks)
+    (clip,), _ = ingest_file(path, CONFIG, landmarker)
+    assert clip.row["occluded"]
+    write_video(path.with_name("clip.occluder.mp4"), np.rot90(masks, axes=(1, 2)))
+    assert "is 160x192, 'clip.mp4' 192x160" in ingest_file(path, CONFIG, landmarker)[1][0].detail
+
+
+def turned(mp4: bytes) -> bytes:
+    """The file with a display matrix of a quarter turn clockwise in its (first) track."""
+    at = mp4.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version 0: times and number, reserved, layer to volume
+    whole, depth = 1 << 16, 1 << 30
+    return mp4[:at] + struct.pack(">9i", 0, whole, 0, -whole, 0, 0, 0, 0, depth) + mp4[at + 36 :]
 
 
 def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
