@@ -391,21 +391,28 @@ def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, f
 
 def _judge(scores: dict[str, float], limits: Limits) -> None:
     dark, bright = limits.brightness
+    loudness = scores["loudness"]
+    # `not >=` instead of `<`: a score that is no number is bad too.
     for bad, reason, detail in (
-        (scores["face_pixels"] < limits.face_pixels, "small face", f"{scores['face_pixels']:.0f} px between the eyes"),
         (
-            scores["landmark_confidence"] < limits.confidence,
+            not scores["face_pixels"] >= limits.face_pixels,
+            "small face",
+            f"{scores['face_pixels']:.0f} px between the eyes",
+        ),
+        (
+            not scores["landmark_confidence"] >= limits.confidence,
             "no face",
             f"landmark confidence {scores['landmark_confidence']:.2f} is under {limits.confidence}",
         ),
         # Before the next: sharpness falls with the light.
         (not dark <= scores["brightness"] <= bright, "badly lit", f"face brightness {scores['brightness']:.2f}"),
         (
-            scores["sharpness"] < limits.sharpness,
+            not scores["sharpness"] >= limits.sharpness,
             "blurred",
             f"sharpness {scores['sharpness']:.4f} < {limits.sharpness}",
         ),
-        (scores["loudness"] < limits.loudness, "no sound", "the sound is silent"),
+        (math.isnan(loudness), "no sound", "the sound has samples that are no numbers"),
+        (not loudness >= limits.loudness, "no sound", "the sound is silent"),
     ):
         if bad:
             raise _Refusal(reason, f"{detail}: film it again")

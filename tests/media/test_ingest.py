@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.io import wavfile
 
 from model_code import base
 from model_code.avatars.clipspec import ClipSpec, draw_spec, render_spec
@@ -337,6 +338,21 @@ def turned(mp4: bytes) -> bytes:
     at = mp4.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version 0: times and number, reserved, layer to volume
     whole, depth = 1 << 16, 1 << 30
     return mp4[:at] + struct.pack(">9i", 0, whole, 0, -whole, 0, 0, 0, 0, depth) + mp4[at + 36 :]
+
+
+@pytest.mark.parametrize("broken", [1, 16_000])
+def test_sound_with_samples_that_are_no_numbers_is_refused(
+    broken: int, dropped: Path, landmarker: Landmarker, tmp_path: Path
+) -> None:
+    path = _copy(_videos(dropped)[0], tmp_path)
+    samples = np.random.default_rng(0).normal(0, 0.1, 2 * 16_000).astype(np.float32)
+    samples[5_000 : 5_000 + broken] = np.nan
+    wavfile.write(path.with_suffix(".wav"), 16_000, samples)
+    clips, refused = ingest_file(path, CONFIG, landmarker)
+    assert not clips
+    assert [(item.reason, item.detail.split(":")[0]) for item in refused] == [
+        ("no sound", "the sound has samples that are no numbers")
+    ]
 
 
 def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
