@@ -104,8 +104,10 @@ def ingest_file(
     shard: str = "",
     known: Mapping[str, str] | None = None,
     limits: Limits | None = None,
-) -> tuple[list[ClipSample], list[Quarantined]]:
-    """Takes one file in; a bad one never raises, only a machine that fails does (memory, disk).
+) -> Iterator[ClipSample | Quarantined]:
+    """Takes one file in, part by part, so that a long one needs the memory of one clip.
+
+    A bad one never raises, only a machine that fails does (memory, disk).
 
     Beside NAME.mp4 stand NAME.json (`Sidecar`), optionally NAME.wav (sound to use instead of the file's own) and
     NAME.occluder.mp4 (white where something stands before the face).
@@ -118,8 +120,8 @@ def ingest_file(
         known: Files taken in before: SHA-256 -> where.
         limits: What is turned away.
 
-    Returns:
-        The clips, one a shot or several of a long one, and what was turned away and why.
+    Yields:
+        A clip for each shot, or several for a long one; or what was turned away and why.
     """
     path = Path(path)
     limits = limits or Limits()
@@ -135,17 +137,16 @@ def ingest_file(
         masks = _masks(path, frames)
         readers = _Reader(frames), _Reader(frames), _Reader(masks) if masks else None
     except Exception as error:
-        return [], [_refused(path, error)]
-    clips: list[ClipSample] = []
-    turned_away: list[Quarantined] = []
+        yield _refused(path, error)
+        return
     shots = itertools.pairwise([0, *cuts, count])
     parts = [part for shot in shots for part in even_parts(*shot, config.max_clip_frames)]
-    for number, (start, end) in enumerate(parts):
+
+    def take(number: int, start: int, end: int) -> ClipSample | Quarantined:
         try:
             clip = _clip(_Shot(*readers, start, end), audio, config, finder, limits)
         except Exception as error:
-            turned_away.append(_refused(path, error, start if len(parts) > 1 else None))
-            continue
+            return _refused(path, error, start if len(parts) > 1 else None)
         clip_id = clip_name(path, digest, number)
         row = {
             "clip_id": clip_id,
@@ -162,8 +163,10 @@ def ingest_file(
             "condition": str((sidecar.model_extra or {}).get("condition", "")),
             **clip.row,
         }
-        clips.append(replace(clip, clip_id=clip_id, row=row))
-    return clips, turned_away
+        return replace(clip, clip_id=clip_id, row=row)
+
+    for number, (start, end) in enumerate(parts):
+        yield take(number, start, end)
 
 
 def _refused(path: Path, error: Exception, start: int | None = None) -> Quarantined:

@@ -303,9 +303,10 @@ def _cut_case(
 
 
 def _taken_in(path: Path, media: MediaConfig, landmarker: Landmarker) -> ClipSample | None:
-    samples, reasons = ingest_file(path, media, landmarker)
+    taken = list(ingest_file(path, media, landmarker))
+    samples = [each for each in taken if isinstance(each, ClipSample)]
     if not samples:
-        logger.warning("ingest turned %s away: %s", path.name, reasons)
+        logger.warning("ingest turned %s away: %s", path.name, taken)
         return None
     return max(samples, key=lambda sample: len(sample.frames))
 

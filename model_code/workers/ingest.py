@@ -40,16 +40,16 @@ def work(config: IngestConfig, progress: Progress) -> dict[str, Any]:
     known = taken_in_before(config.earlier, config.pending)
     with ShardWriter(config.output) as writer:
         for index, video in enumerate(videos):
-            clips, refused = ingest_file(video, config.media, landmarker, shard=config.shard, known=known)
-            quarantine += refused
-            for clip in clips:
-                known.setdefault(str(clip.row["sha256"]), f"'{video.name}'")
-                kept = in_step(clip, audio_encoder)
-                if isinstance(kept, Quarantined):
-                    quarantine.append(kept)
+            for each in ingest_file(video, config.media, landmarker, shard=config.shard, known=known):
+                if isinstance(each, ClipSample):
+                    known.setdefault(str(each.row["sha256"]), f"'{video.name}'")
+                    each = in_step(each, audio_encoder)
+                if isinstance(each, Quarantined):
+                    quarantine.append(each)
                 else:
-                    writer.add(kept.clip_id, kept.to_members())
-                    rows.append(kept.row)
+                    writer.add(each.clip_id, each.to_members())
+                    rows.append(each.row)
+                del each  # the next one is made in its place, not beside it
             progress("ingest", index + 1, len(videos), {"clips": len(rows), "quarantine": len(quarantine)})
         writer.commit(rows)
     return {

@@ -7,7 +7,9 @@ import json
 import logging
 import shutil
 import struct
+import weakref
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -26,7 +28,8 @@ from model_code.config import MediaConfig
 from model_code.faces.align import interocular
 from model_code.faces.crop import crop, to_crop
 from model_code.faces.landmarker import Landmarker
-from model_code.media.ingest import clip_name, even_parts, file_digest, ingest_file
+from model_code.media.ingest import Quarantined, clip_name, even_parts, file_digest, ingest_file
+from model_code.media.sample import ClipSample
 from model_code.media.shots import find_cuts
 from model_code.media.video import read_audio, read_video, stream_video, write_video
 
@@ -62,9 +65,15 @@ def _copy(video: Path, folder: Path, name: str = "clip") -> Path:
     return folder / f"{name}.mp4"
 
 
+def _taken_in(video: Path, landmarker: Landmarker, **more: Any) -> tuple[list[ClipSample], list[Quarantined]]:
+    taken = list(ingest_file(video, CONFIG, landmarker, **more))
+    clips = [each for each in taken if isinstance(each, ClipSample)]
+    return clips, [each for each in taken if isinstance(each, Quarantined)]
+
+
 def test_clip_is_cropped_and_described(dropped: Path, landmarker: Landmarker) -> None:
     video = _videos(dropped)[0]
-    clips, refused = ingest_file(video, CONFIG, landmarker, shard="0001")
+    clips, refused = _taken_in(video, landmarker, shard="0001")
     assert not refused
     (clip,) = clips
     rendered, speech = render_spec(_spec(900), 192)
@@ -89,13 +98,13 @@ def test_clip_is_cropped_and_described(dropped: Path, landmarker: Landmarker) ->
 
 def test_ingest_repeats(dropped: Path, landmarker: Landmarker) -> None:
     video = _videos(dropped)[0]
-    first, second = (ingest_file(video, CONFIG, landmarker)[0][0].to_members() for _ in range(2))
+    first, second = (_taken_in(video, landmarker)[0][0].to_members() for _ in range(2))
     assert first == second
 
 
 def test_occluder_is_cropped_with_the_face(dropped: Path, landmarker: Landmarker) -> None:
     rendered, _ = render_spec(_spec(905, "occluded"), 192)
-    (clip,), _ = ingest_file(_videos(dropped)[1], CONFIG, landmarker)
+    (clip,), _ = _taken_in(_videos(dropped)[1], landmarker)
     assert clip.occluder is not None
     assert clip.row["occluded"]
     for index in range(0, len(clip.frames), 8):
@@ -111,7 +120,7 @@ def test_shots_are_cut(dropped: Path, landmarker: Landmarker, tmp_path: Path) ->
     write_video(tmp_path / "cut.mp4", frames, audio=audio, crf=14)
     shutil.copy(_videos(dropped)[0].with_suffix(".json"), tmp_path / "cut.json")
     assert find_cuts(stream_video(tmp_path / "cut.mp4")) == ([35, 65], 75)
-    clips, refused = ingest_file(tmp_path / "cut.mp4", CONFIG, landmarker)
+    clips, refused = _taken_in(tmp_path / "cut.mp4", landmarker)
     assert [clip.row["start_frame"] for clip in clips] == [0, 35]
     assert [len(clip.frames) for clip in clips] == [35, 30]
     assert [len(clip.audio) for clip in clips] == [35 * 640, 30 * 640]
@@ -126,7 +135,7 @@ def test_a_long_shot_becomes_clips_of_even_length(dropped: Path, landmarker: Lan
     write_video(tmp_path / "long.mp4", frames, audio=sound, crf=14)
     shutil.copy(_videos(dropped)[0].with_suffix(".json"), tmp_path / "long.json")
     assert find_cuts(stream_video(tmp_path / "long.mp4")) == ([], 755)
-    clips, refused = ingest_file(tmp_path / "long.mp4", CONFIG, landmarker)
+    clips, refused = _taken_in(tmp_path / "long.mp4", landmarker)
     assert not refused
     digest = file_digest(tmp_path / "long.mp4")
     assert [clip.clip_id for clip in clips] == [clip_name(tmp_path / "long.mp4", digest, n) for n in range(4)]
@@ -140,6 +149,19 @@ def test_a_long_shot_becomes_clips_of_even_length(dropped: Path, landmarker: Lan
         filmed = crop(frames[start : start + count], clip.boxes, 96)
         assert np.abs(filmed.astype(int) - clip.frames).mean() < 3
         assert ((clip.landmarks > 0) & (clip.landmarks < 96)).all()
+
+
+def test_a_long_files_clips_are_made_one_by_one(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
+    video = read_video(_videos(dropped)[0])
+    write_video(tmp_path / "long.mp4", np.concatenate([video.frames] * 3), audio=np.tile(video.audio, 3))  # type: ignore[arg-type]
+    shutil.copy(_videos(dropped)[0].with_suffix(".json"), tmp_path / "long.json")
+    config, made = MediaConfig(max_clip_frames=50), list[weakref.ref[Any]]()
+    for each in ingest_file(tmp_path / "long.mp4", config, landmarker):
+        assert isinstance(each, ClipSample)
+        assert not any(ref() is not None for ref in made), "an earlier clip is still held"
+        made += [weakref.ref(each), weakref.ref(each.frames)]
+        del each
+    assert len(made) > 4
 
 
 @given(st.integers(1, 200), st.integers(0, 20_000), st.integers(1, 20_000), st.integers(0, 300))
@@ -187,7 +209,7 @@ def test_papers_must_be_in_order(
     video.with_suffix(".json").unlink()
     if card is not None:
         video.with_suffix(".json").write_text(card)
-    clips, refused = ingest_file(video, CONFIG, landmarker)
+    clips, refused = _taken_in(video, landmarker)
     assert not clips
     assert refused[0].reason == reason
     assert "\n" not in str(refused[0])
@@ -207,13 +229,13 @@ def test_bad_footage_is_refused_with_a_reason(dropped: Path, landmarker: Landmar
         path = _copy(good, tmp_path)
         path.unlink()
         make(path)
-        clips, refused = ingest_file(path, CONFIG, landmarker)
+        clips, refused = _taken_in(path, landmarker)
         assert not clips
         assert [item.reason for item in refused] == [reason]
     silent = _copy(good, tmp_path)
     write_video(silent, video.frames, audio=np.zeros(len(video.frames) * 640, np.float32))
-    assert ingest_file(silent, CONFIG, landmarker)[1][0].detail.startswith("the sound is silent")
-    assert ingest_file(good, CONFIG, landmarker, known={file_digest(good): "x.mp4"})[1][0].reason == "duplicate"
+    assert _taken_in(silent, landmarker)[1][0].detail.startswith("the sound is silent")
+    assert _taken_in(good, landmarker, known={file_digest(good): "x.mp4"})[1][0].reason == "duplicate"
 
 
 @pytest.mark.parametrize("step", ["find_cuts", "crop_yuv"])
@@ -234,7 +256,7 @@ def test_what_a_file_raises_turns_it_away(
     monkeypatch.setattr(f"model_code.media.ingest.{step}", fail)
     video = _videos(dropped)[0]
     with caplog.at_level(logging.WARNING):
-        clips, refused = ingest_file(video, CONFIG, landmarker)
+        clips, refused = _taken_in(video, landmarker)
     assert not clips
     assert [(item.reason, item.start) for item in refused] == [("unreadable", None)]
     assert f"{type(error).__name__}: " in refused[0].detail
@@ -256,7 +278,7 @@ def test_what_the_machine_raises_turns_nobody_away(
 
     monkeypatch.setattr(f"model_code.media.ingest.{step}", fail)
     with pytest.raises(type(error)) as raised:
-        ingest_file(_videos(dropped)[0], CONFIG, landmarker)
+        _taken_in(_videos(dropped)[0], landmarker)
     assert raised.value is error
 
 
@@ -272,7 +294,7 @@ def test_memory_that_opencv_or_torch_lacks_is_not_the_files_fault(
 
         monkeypatch.setattr("model_code.media.ingest.find_cuts", fail)
         with pytest.raises(type(error)):
-            ingest_file(_videos(dropped)[0], CONFIG, landmarker)
+            _taken_in(_videos(dropped)[0], landmarker)
 
 
 def test_poor_pictures_are_refused_with_a_reason(dropped: Path, landmarker: Landmarker, tmp_path: Path) -> None:
@@ -287,7 +309,7 @@ def test_poor_pictures_are_refused_with_a_reason(dropped: Path, landmarker: Land
     path = _copy(_videos(dropped)[0], tmp_path)
     for reason, frames in cases.items():
         write_video(path, frames, audio=video.audio)
-        clips, refused = ingest_file(path, CONFIG, landmarker)
+        clips, refused = _taken_in(path, landmarker)
         assert not clips
         assert [item.reason for item in refused] == [reason]
 
@@ -296,7 +318,7 @@ def test_an_occluder_mask_must_be_as_long_as_its_video(dropped: Path, landmarker
     path = _copy(_videos(dropped)[0], tmp_path)
     count = len(read_video(path).frames)
     write_video(path.with_name("clip.occluder.mp4"), np.zeros((count - 10, 192, 192, 3), np.uint8))
-    clips, refused = ingest_file(path, CONFIG, landmarker)
+    clips, refused = _taken_in(path, landmarker)
     assert not clips
     assert [item.reason for item in refused] == ["bad occluder"]
     assert f"has {count - 10} of {count} frames" in refused[0].detail
@@ -310,7 +332,7 @@ def test_an_occluder_mask_must_be_as_large_as_its_video(
     masks = read_video(_videos(dropped)[1].with_suffix(".occluder.mp4")).frames
     resized = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) for mask in masks]
     write_video(path.with_name("clip.occluder.mp4"), np.stack(resized).astype(np.uint8))
-    clips, refused = ingest_file(path, CONFIG, landmarker)
+    clips, refused = _taken_in(path, landmarker)
     assert not clips
     assert [item.reason for item in refused] == ["bad occluder"]
     assert f"'clip.occluder.mp4' is {width}x{height}, 'clip.mp4' 192x192" in refused[0].detail
@@ -327,10 +349,10 @@ def test_a_turned_videos_mask_is_held_against_its_upright_size(
     assert next(stream_video(path)).y.shape == (160, 192)
     masks = read_video(_videos(dropped)[1].with_suffix(".occluder.mp4")).frames[:, :160]
     write_video(path.with_name("clip.occluder.mp4"), masks)
-    (clip,), _ = ingest_file(path, CONFIG, landmarker)
+    (clip,), _ = _taken_in(path, landmarker)
     assert clip.row["occluded"]
     write_video(path.with_name("clip.occluder.mp4"), np.rot90(masks, axes=(1, 2)))
-    assert "is 160x192, 'clip.mp4' 192x160" in ingest_file(path, CONFIG, landmarker)[1][0].detail
+    assert "is 160x192, 'clip.mp4' 192x160" in _taken_in(path, landmarker)[1][0].detail
 
 
 def turned(mp4: bytes) -> bytes:
@@ -348,7 +370,7 @@ def test_sound_with_samples_that_are_no_numbers_is_refused(
     samples = np.random.default_rng(0).normal(0, 0.1, 2 * 16_000).astype(np.float32)
     samples[5_000 : 5_000 + broken] = np.nan
     wavfile.write(path.with_suffix(".wav"), 16_000, samples)
-    clips, refused = ingest_file(path, CONFIG, landmarker)
+    clips, refused = _taken_in(path, landmarker)
     assert not clips
     assert [(item.reason, item.detail.split(":")[0]) for item in refused] == [
         ("no sound", "the sound has samples that are no numbers")
@@ -360,6 +382,6 @@ def test_a_wav_beside_the_video_is_its_sound(dropped: Path, landmarker: Landmark
     silent = _copy(good, tmp_path, 'it\'s a "take" №2')
     write_video(silent, read_video(good).frames)
     shutil.copy(good.with_suffix(".wav"), silent.with_suffix(".wav"))
-    (clip,), _ = ingest_file(silent, CONFIG, landmarker)
+    (clip,), _ = _taken_in(silent, landmarker)
     assert clip.row["loudness"] > 0.01
     assert clip.clip_id.replace("-", "").replace("_", "").isalnum()
