@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from model_code.errors import InputError
+
+UNFINISHED = re.compile(r"\..+\.\d+\.part")
+"""Names that `unfinished` gives, on any machine."""
 
 
 @contextmanager
@@ -26,6 +30,13 @@ def unfinished(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what killed processes left of `unfinished` below a folder; the caller sees to it that nobody writes."""
+    for path in folder.rglob(".*.part"):
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:

@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError
 
 from model_code.config import BackbonesConfig, Config
 from model_code.errors import InputError
-from model_code.files import write_json
+from model_code.files import clear_unfinished, write_json
 from model_code.lifetime import die_with_parent
 
 RESULT = "result.json"
@@ -172,7 +172,8 @@ def guarded() -> Iterator[None]:
 
 
 def clear_leftovers(output: Path) -> None:
-    """Removes what a killed worker was about to put in place of `output`; the caller holds its lock."""
+    """Removes what a killed worker was about to put in or in place of `output`; the caller holds its lock."""
+    clear_unfinished(output)  # a rerun would commit it with its own files
     for left in output.parent.glob(f".{output.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from model_code.dubbing.model import LORA_FILE, DubbingPipelineModel, save_trans
 from model_code.errors import InputError
 from model_code.faces.arcface import IResNet
 from model_code.faces.landmarker import Landmarker
+from model_code.files import unfinished
 from model_code.media import sample
 from model_code.media.sample import ClipSample, SmallClip
 from model_code.media.shards import Shard, ShardWriter
@@ -427,6 +429,29 @@ def test_a_finished_worker_returns_at_once(tmp_path: Path) -> None:
     assert second == first
     assert first["metrics"]["value"] is None
     assert first["metrics"]["list"] == [1.0, None]
+
+
+def killed_at_work(config: run.WorkerConfig, progress: run.Progress) -> dict[str, Any]:
+    """Dies while it writes a file in a folder of its output."""
+    (config.output / "deep").mkdir()
+    with unfinished(config.output / "deep" / "model.safetensors") as partial:
+        partial.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_rerun_leaves_nothing_of_a_killed_worker_in_the_output(tmp_path: Path) -> None:
+    config = NapConfig(output=tmp_path / "out")
+    process = get_context("fork").Process(target=run.run, args=(config, killed_at_work))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = (config.output / "deep").iterdir()
+    left.rename(left.with_name(left.name.replace(socket.gethostname(), "another.machine-0")))
+    (config.output / ".film.mp4.part").write_bytes(b"a browser's download in the folder that the user named")
+    run.run(config, napping)
+    files = [path for path in config.output.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == [".film.mp4.part", "result.json"]
 
 
 def test_two_workers_do_not_share_an_output(tmp_path: Path) -> None:
