@@ -122,7 +122,7 @@ def read_video(source: Source, config: MediaConfig | None = None) -> Video:
     with open_media(source) as container:
         name = source_name(source)
         if check_limits(container, name, config).has_audio:
-            audio = _joined(_decode_audio(container, name, config, _start(container)))
+            audio = _joined(_decode_audio(container, name, config, _start(source, config)))
     return Video(np.stack(frames), config.fps, audio, config.sample_rate)
 
 
@@ -155,7 +155,7 @@ def stream_audio(source: Source, config: MediaConfig | None = None, *, with_pict
         info = check_limits(container, name, config)
         if not info.has_audio:
             raise InputError(f"{name} has no sound that can be decoded", "give a file with sound, such as wav")
-        start = _start(container) if info.has_video and with_pictures else None
+        start = _start(source, config) if info.has_video and with_pictures else None
         for chunk in _decode_audio(container, name, config, start):
             empty = empty and not len(chunk)
             yield chunk
@@ -302,11 +302,16 @@ def _check_complete(container: InputContainer, name: str, duration: float | None
         )
 
 
-def _start(container: InputContainer) -> float | None:
-    if not container.streams.video:
-        return None
-    stream = container.streams.video[0]
-    return float(stream.start_time * stream.time_base) if stream.start_time is not None and stream.time_base else None
+def _start(source: Source, config: MediaConfig) -> float | None:
+    """The moment of the first picture that can be decoded, in seconds of the file's clock (None: it does not say).
+
+    Footage cut between keyframes begins with packets of pictures that cannot.
+    """
+    with open_media(source) as container:  # of its own: decoding reads past the sound
+        _, _, frame = next(_decode_video(container, source_name(source), config), (0.0, 0.0, None))
+        stream = container.streams.video[0]
+        moment = stream.start_time if frame is None or frame.pts is None else frame.pts
+        return float(moment * stream.time_base) if moment is not None and stream.time_base else None
 
 
 def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> Iterator[F32]:

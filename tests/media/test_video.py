@@ -208,6 +208,26 @@ def test_sound_starts_with_the_pictures(tmp_path: Path, clip: Path) -> None:
     assert np.abs(audio[round(0.45 * 16_000) : round(0.6 * 16_000)]).max() > 0.3
 
 
+def test_sound_of_footage_cut_between_keyframes(tmp_path: Path) -> None:
+    """Its first picture comes later than its first packet: a flash and a tone that are one must stay so."""
+    whole, cut = tmp_path / "whole.ts", tmp_path / "cut.ts"
+    frames = np.zeros((150, 64, 96, 3), np.uint8)
+    frames[100:] = 255
+    tone = _tone(6.0)
+    tone[: 4 * 16_000] = 0
+    write_video(tmp_path / "plain.mp4", frames, audio=tone)
+    _ffmpeg("-i", tmp_path / "plain.mp4", "-c:v", "libx264", "-g", 50, "-sc_threshold", 0, "-c:a", "aac", whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[len(data) // 6 // 188 * 188 :])
+    for path in (whole, cut):
+        video = read_video(path)
+        assert video.audio is not None
+        assert np.array_equal(read_audio(path), video.audio)
+        flash = int(np.argmax(video.frames.mean((1, 2, 3)) > 128)) / 25
+        assert abs(np.argmax(np.abs(video.audio) > 0.2) / 16_000 - flash) < 0.04
+    assert flash < 3.5, "it begins between keyframes"
+
+
 def test_stereo_sound_of_another_rate(tmp_path: Path) -> None:
     path = tmp_path / "stereo.flac"
     _ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1", "-ac", "2", path)
