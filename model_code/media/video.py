@@ -317,22 +317,20 @@ def _start(source: Source, config: MediaConfig) -> float | None:
 def _decode_audio(container: InputContainer, name: str, config: MediaConfig, start: float | None) -> Iterator[F32]:
     """The sound as mono float32 in chunks, sample 0 at `start` seconds of the file's clock (None: its own first).
 
-    Gaps in the sound are closed up.
+    Beside pictures, gaps of more than a frame become silence; else they are closed up.
     """
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
-    first: float | None = None
-    late: int | None = None  # samples by which the sound begins after `start`; below 0: so many are left out
-    for moment, chunk in _resampled(container, stream, name, config):
-        first = moment if first is None else first
-        if late is None:
-            late = round(((first or 0.0) - start) * config.sample_rate) if start is not None else 0
-            late = min(late, round(config.max_seconds * config.sample_rate))
-            if late > 0:
-                yield np.zeros(late, np.float32)
-        skipped = min(len(chunk), max(0, -late))
-        late += skipped
-        yield np.clip(chunk[skipped:], -1, 1)
+    rate, longest = config.sample_rate, round(config.max_seconds * config.sample_rate)
+    at = 0  # sample at which the next chunk begins; what lies before 0 is left out
+    for index, (moment, chunk) in enumerate(_resampled(container, stream, name, config)):
+        if start is not None and (index == 0 or moment is not None):
+            due = min(round(((moment or 0.0) - start) * rate), longest)  # clocks may lie: no hours of silence
+            if index == 0 or due > at + rate / config.fps:
+                yield np.zeros(max(0, due - max(at, 0)), np.float32)
+                at = due
+        yield np.clip(chunk[max(0, -at) :], -1, 1)
+        at += len(chunk)
 
 
 def _resampled(

@@ -23,6 +23,7 @@ from model_code.media.probe import probe
 from model_code.media.spool import FrameSpool, spooled_sound
 from model_code.media.video import (
     VideoFrames,
+    _decode_audio,
     from_mp4_bytes,
     read_audio,
     read_video,
@@ -226,6 +227,45 @@ def test_sound_of_footage_cut_between_keyframes(tmp_path: Path) -> None:
         flash = int(np.argmax(video.frames.mean((1, 2, 3)) > 128)) / 25
         assert abs(np.argmax(np.abs(video.audio) > 0.2) / 16_000 - flash) < 0.04
     assert flash < 3.5, "it begins between keyframes"
+
+
+def _with_gap(path: Path, first: float, second: float) -> Path:
+    """Two seconds of pictures; half a second of a low tone, and one of a high tone at each of two moments."""
+    with av.open(str(path), "w") as out:
+        pictures = out.add_stream("mpeg4", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
+        sound = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for index, picture in enumerate(_frames(50)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            out.mux(pictures.encode(frame))
+        out.mux(pictures.encode(None))
+        for moment, pitch in ((0.0, 200.0), (first, 2000.0), (second, 2000.0)):
+            packet = av.Packet((_tone(0.5, pitch) * 32767).astype("<i2").tobytes())
+            packet.stream, packet.time_base = sound, Fraction(1, 1000)
+            packet.pts = packet.dts = round(1000 * moment)
+            out.mux(packet)
+    return path
+
+
+def test_gaps_in_a_videos_sound_are_silent(tmp_path: Path) -> None:
+    path = _with_gap(tmp_path / "gap.mkv", 1.0, 1.53)  # 0.03 s are less than a frame
+    audio = read_audio(path)
+    expected = np.concatenate([_tone(0.5, 200), np.zeros(8_000), _tone(0.5, 2000), _tone(0.5, 2000)])
+    assert np.allclose(audio, expected, atol=1e-3)
+    speech = np.concatenate(list(stream_audio(path, with_pictures=False)))
+    assert np.allclose(speech, np.delete(expected, slice(8_000, 16_000)), atol=1e-3), "speech to dub to has none"
+    cut = tmp_path / "cut.mkv"  # pictures begin in the gap
+    _ffmpeg("-i", path, "-itsoffset", "0.7", "-i", path, "-map", "1:v", "-map", "0:a", "-c", "copy", cut)
+    assert np.allclose(read_audio(cut), expected[round(0.7 * 16_000) :], atol=1e-3)
+
+
+def test_a_gap_of_hours_becomes_no_hours_of_silence(tmp_path: Path) -> None:
+    path = _with_gap(tmp_path / "gap.mkv", 3600.0, 7200.0)
+    config = MediaConfig(max_seconds=4.0)
+    with av.open(str(path)) as container:
+        chunks = list(_decode_audio(container, "gap", config, 0.0))
+    assert sum(map(len, chunks)) == 16_000 * (4.0 + 2 * 0.5)
 
 
 def test_stereo_sound_of_another_rate(tmp_path: Path) -> None:
