@@ -88,6 +88,17 @@ def seized(path: Path) -> Iterator[bool]:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def killed_owner(path: Path) -> Iterator[Owner | None]:
+    """Holds the lock at `path` if its owner was killed on this machine, and says who that was; None if not so.
+
+    Only the lock tells. The owner's process number means nothing in another container of the same host name.
+    """
+    with seized(path) as free:
+        owner = owner_of(path) if free else None
+        yield owner if owner and owner.host == socket.gethostname() else None
+
+
 def owner_of(path: Path) -> Owner | None:
     """Who took the lock last and did not come to give it back; None if nobody did."""
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, FINISHED_STAT
 
 from model_code.media.shards import MANIFEST
 from xdub_platform.instance import open_instance
-from xdub_platform.locks import Owner, owner_of, seized
+from xdub_platform.locks import killed_owner, owner_of, seized
 from xdub_platform.platform import Platform, build_platform
 from xdub_platform.resources.store import DvcStore
 from xdub_platform.resources.workers import committed, whole
@@ -93,12 +92,12 @@ def _runs(settings: Settings, platform: Platform) -> Iterator[Leftover]:
     """Run records in Dagster, then those in MLflow that belong to them."""
     if not settings.database.url and not settings.path("dagster", "history").is_dir():
         return
-    owners = _owners(settings)
+    by_lock = _gone_by_lock(settings)
     with open_instance(settings) as instance:
         gone = {
             run.run_id: run
             for run in instance.get_runs(dg.RunsFilter(statuses=ACTIVE_RUN_STATUSES))
-            if _is_gone(settings, instance, run.run_id, owners.get(run.run_id))
+            if _is_gone(settings, instance, run.run_id, by_lock.get(run.run_id))
         }
         yield from _mlflow_runs(settings, platform, instance, set(gone))
         for run_id, run in gone.items():
@@ -115,9 +114,8 @@ def end_killed_runs(settings: Settings, instance: dg.DagsterInstance) -> None:
     ever. What tells is a lock that such a run held: the kernel gives it back when the process is gone, and not before.
     """
     for path in _lock_files(settings):
-        with seized(path) as free:
-            owner = owner_of(path) if free else None
-            if owner is None or owner.host != socket.gethostname():
+        with killed_owner(path) as owner:
+            if owner is None:
                 continue
             run = instance.get_run_by_id(owner.run_id)
             if run is not None and run.status is dg.DagsterRunStatus.STARTED:
@@ -130,16 +128,25 @@ def _lock_files(settings: Settings) -> list[Path]:
     return sorted(settings.path("work").glob("*/*.lock"))
 
 
-def _owners(settings: Settings) -> dict[str, Owner]:
-    """Who holds a lock or was killed with one, by run."""
-    owners = (owner_of(path) for path in _lock_files(settings))
-    return {owner.run_id: owner for owner in owners if owner}
+def _gone_by_lock(settings: Settings) -> dict[str, bool]:
+    """Whether the process of a run is gone, of those that hold a lock or were killed with one."""
+    gone: dict[str, bool] = {}
+    for path in _lock_files(settings):
+        with killed_owner(path) as killed:
+            owner = killed or owner_of(path)
+            if owner:
+                gone[owner.run_id] = killed is not None and gone.get(owner.run_id, True)
+    return gone
 
 
-def _is_gone(settings: Settings, instance: dg.DagsterInstance, run_id: str, owner: Owner | None) -> bool:
-    """Whether the process that executed a run was on this machine and is no more, or never came to say its number."""
-    here = owner.host == socket.gethostname() if owner else _is_local(settings.database.url)
-    if not here:
+def _is_gone(settings: Settings, instance: dg.DagsterInstance, run_id: str, by_lock: bool | None) -> bool:
+    """Whether the process that executed a run was on this machine and is no more, or never came to say its number.
+
+    The number counts only where no lock tells of the run.
+    """
+    if by_lock is not None:
+        return by_lock
+    if not _is_local(settings.database.url):
         return False
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
     for entry in (record.event_log_entry for record in reversed(records)):

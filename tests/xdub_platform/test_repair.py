@@ -13,12 +13,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 
 from model_code.errors import InputError
 from xdub_platform.instance import open_instance
 from xdub_platform.locks import Owner, owned, owner_of, seized
 from xdub_platform.platform import build_platform
-from xdub_platform.repair import Leftover, leftovers
+from xdub_platform.repair import Leftover, end_killed_runs, leftovers
 from xdub_platform.settings import Settings, load_settings
 
 KILLED_RUN = """
@@ -232,6 +233,19 @@ def test_a_run_of_another_machine_is_left_alone(settings: Settings) -> None:
     with open_instance(settings) as instance:
         instance.add_run(dg.DagsterRun(job_name="job", run_id="run", status=dg.DagsterRunStatus.STARTED))
     assert set(found(settings)) == {"lock: work/editor/all.lock"}
+
+
+def test_a_run_whose_lock_is_held_lives_whatever_its_number_says(settings: Settings) -> None:
+    """So it is with a run of another container that has this one's host name."""
+    with open_instance(settings) as instance:
+        run = dg.DagsterRun(job_name="job", run_id="run", status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+        instance.report_engine_event("started", run, EngineEventData({"pid": dg.MetadataValue.text(str(2**22 + 1))}))
+        with owned(settings.path("work", "editor", "all.lock"), Owner("editor", "run", pid=2**22 + 1)):
+            assert found(settings, repair=True) == {}
+            end_killed_runs(settings, instance)
+            assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
+    assert set(found(settings)) == {"Dagster run: run of job"}  # no lock tells of it any more
 
 
 def test_a_run_that_never_named_its_process_is_given_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
