@@ -16,7 +16,7 @@ from xdub_platform.resources.quality import GateResult
 from xdub_platform.scores import record_scores
 from xdub_platform.settings import Settings
 
-VERSION = "5"
+VERSION = "6"
 CHECK = "benchmark_gate"
 SHOWN = ("opening", "width", "pucker", "leak_opening", "lip_gain", "outside_psnr", "identity_ratio", "silence")
 

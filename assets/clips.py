@@ -15,7 +15,7 @@ from xdub_platform.platform import Platform
 from xdub_platform.resources.quality import GateResult, clip_suite
 from xdub_platform.settings import Settings
 
-VERSION = "2"
+VERSION = "3"
 CHECK = "clip_gate"
 
 
