@@ -16,6 +16,9 @@ from model_code.errors import InputError
 UNFINISHED = re.compile(r"\..+\.\d+\.part")
 """Names that `unfinished` gives, on any machine."""
 
+PARTIAL_FOLDER = ".xdub-partial"
+"""How hidden folders end that are to take another's place: no user's has such a name."""
+
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_code.errors import InputError
+from model_code.files import PARTIAL_FOLDER
 
 TAR = "shard.tar"
 MANIFEST = "manifest.parquet"
@@ -37,7 +38,7 @@ class ShardWriter:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.directory.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = Path(tempfile.mkdtemp(prefix=f".{self.directory.name}.", dir=self.directory.parent))
+        self._partial = Path(tempfile.mkdtemp(PARTIAL_FOLDER, f".{self.directory.name}.", self.directory.parent))
         self._members = self._partial / "members"
         self._members.mkdir()
         self._names: set[str] = set()
@@ -80,7 +81,7 @@ class ShardWriter:
         shutil.rmtree(self._members)
         pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), self._partial / MANIFEST)
         self._partial.chmod(0o755)
-        old = self._partial.with_name(self._partial.name + ".old")
+        old = self._partial.with_name(f"{self._partial.stem}.old{PARTIAL_FOLDER}")
         if self.directory.exists():
             os.replace(self.directory, old)
         os.replace(self._partial, self.directory)

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ from pydantic import Field, ValidationError
 
 from model_code.config import BackbonesConfig, Config
 from model_code.errors import InputError
-from model_code.files import clear_unfinished, write_json
+from model_code.files import PARTIAL_FOLDER, clear_unfinished, write_json
 from model_code.lifetime import die_with_parent
 
 RESULT = "result.json"
@@ -174,8 +175,10 @@ def guarded() -> Iterator[None]:
 def clear_leftovers(output: Path) -> None:
     """Removes what a killed worker was about to put in or in place of `output`; the caller holds its lock."""
     clear_unfinished(output)  # a rerun would commit it with its own files
-    for left in output.parent.glob(f".{output.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
+    ours = re.compile(rf"\.{re.escape(output.name)}\.[^.]+(\.old)?{re.escape(PARTIAL_FOLDER)}")
+    for left in output.parent.iterdir():
+        if ours.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

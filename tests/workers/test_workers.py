@@ -454,6 +454,50 @@ def test_a_rerun_leaves_nothing_of_a_killed_worker_in_the_output(tmp_path: Path)
     assert sorted(path.name for path in files) == [".film.mp4.part", "result.json"]
 
 
+def test_what_lies_beside_the_output_stays_but_for_unfinished_shards(tmp_path: Path) -> None:
+    output = tmp_path / "results [1]"
+    users = [tmp_path / name for name in (".results [1].old", ".results [1].2025.bak", ".results 1.a.xdub-partial")]
+    for folder in users:
+        folder.mkdir()
+        (folder / "scores.json").write_text("{}")
+    _write_no_further(tmp_path / "results [1].b")
+    (others,) = {*tmp_path.iterdir()} - {*users}
+    users.append(others)
+    (others / "scores.json").write_text("{}")
+    _write_no_further(output)
+    assert len(list(tmp_path.iterdir())) == len(users) + 1
+    run.run(NapConfig(output=output), napping)
+    assert all((folder / "scores.json").is_file() for folder in users)
+    assert {*tmp_path.iterdir()} == {*users, output, tmp_path / "results [1].lock", tmp_path / "count"}
+
+
+def _write_no_further(output: Path) -> None:
+    """Leaves what a worker leaves that is killed while it writes a shard."""
+    writer = ShardWriter(output)
+    writer.add("a", {"crop.mp4": b"half"})
+
+
+def test_a_worker_killed_between_two_shards_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old shard stands aside and the new one is not yet in its place."""
+    output = tmp_path / "out"
+    output.mkdir()
+    replace_it = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if target == output:
+            raise KeyboardInterrupt
+        replace_it(source, target)
+
+    writer = ShardWriter(output)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.commit([])
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".out.")]) == 2
+    run.run(NapConfig(output=output), napping)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.lock", "count"}
+
+
 def test_two_workers_do_not_share_an_output(tmp_path: Path) -> None:
     config = NapConfig(output=tmp_path / "out")
     with FileLock(tmp_path / "out.lock"), pytest.raises(InputError, match="another worker"):
