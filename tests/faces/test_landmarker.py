@@ -17,7 +17,7 @@ from model_code.avatars.seeds import head_seed
 from model_code.config import MediaConfig
 from model_code.faces.align import interocular
 from model_code.faces.crop import crop
-from model_code.faces.detect import FaceFinder
+from model_code.faces.detect import FaceFinder, _windows
 from model_code.faces.follow import Follower
 from model_code.faces.landmarker import Landmarker
 from model_code.faces.track import face_box
@@ -120,6 +120,33 @@ def test_nothing_is_found_where_nothing_is(landmarker: Landmarker) -> None:
     for _ in range(3):
         noise = rng.integers(0, 255, (24, 32, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
         assert FaceFinder(landmarker).find(noise) == []
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 4096), (4096, 2), (2, 300), (30, 480), (24, 240), (48, 480), (300, 400), (40, 40)]
+)
+def test_windows_are_few_at_a_time_and_none_in_strips(
+    shape: tuple[int, int], landmarker: Landmarker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def predict(frames: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+        counts.append(len(boxes))
+        assert counts[-1] <= 64
+        return None, np.zeros(len(boxes), np.float32)
+
+    monkeypatch.setattr(landmarker, "predict", predict)
+    assert FaceFinder(landmarker).find(np.full((*shape, 3), 90, np.uint8)) == []
+    assert bool(counts) == (max(shape) <= 10 * min(shape))
+    assert sum(counts) < 2500
+
+
+def test_windows_few_at_a_time_are_judged_as_at_once(landmarker: Landmarker) -> None:
+    windows = _windows(270, 480, 0.25)
+    image = np.random.default_rng(0).integers(0, 255, (270, 480, 3)).astype(np.uint8)
+    _, at_once = landmarker.predict(np.broadcast_to(image, (len(windows), *image.shape)), windows)
+    assert len(windows) > 128
+    assert np.array_equal(FaceFinder(landmarker)._sure(image, windows), at_once)
 
 
 @pytest.mark.parametrize("condition", ["plain", "occluded", "changing_light", "profile"])
