@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from model_code.errors import InputError
+from model_code.files import write_json
 
 PATIENCE = 2.0
 """Seconds to wait for a lock: a killed run's last breath, not somebody else's work."""
@@ -58,6 +59,9 @@ def held(path: Path, wait: float = math.inf) -> Iterator[bool]:
 def owned(path: Path, owner: Owner) -> Iterator[None]:
     """Holds the lock at `path` and says in it for whom; the file goes when the block ends.
 
+    Whom it names already was killed: that one's record moves to a file of its own beside it, as nothing else may know
+    of the run that has to be ended.
+
     Raises:
         InputError: Somebody else holds it; the message says who.
     """
@@ -66,6 +70,9 @@ def owned(path: Path, owner: Owner) -> Iterator[None]:
             other = owner_of(path)
             told = f" by run {other.run_id[:8]} (process {other.pid} on {other.host})" if other else ""
             raise InputError(f"{owner.what} is already being made{told}", "wait until that run has ended")
+        killed = owner_of(path)
+        if killed and killed.run_id != owner.run_id:
+            write_json(path.with_name(f"{killed.run_id}.lock"), asdict(killed))
         path.write_text(json.dumps(asdict(owner)), encoding="utf-8")
         try:
             yield

@@ -74,15 +74,17 @@ def leftovers(settings: Settings, repair: bool = False) -> list[Leftover]:
 
 
 def _all(settings: Settings, platform: Platform) -> Iterator[Leftover]:
+    runs_are_known = True
     try:
         yield from _runs(settings, platform)
     except Exception as error:  # a database that is away raises in many ways; the files can be looked at without
         told = f"its run records cannot be read: {' '.join(str(error).split())[:200]}"
+        runs_are_known = False
         yield Leftover("database", "$XDUB_DATABASE__URL" if settings.database.url else "sqlite", told, None)
     yield from _scratch(settings, platform.store)
     yield from _registry(settings, platform.store)
     yield from _partial_files(settings)
-    yield from _locks(settings)
+    yield from _locks(settings, runs_are_known)
 
 
 # Runs
@@ -316,11 +318,12 @@ def _at_rest(path: Path) -> bool:
     return time.time() - written >= REST_SECONDS and not (writer and _alive(int(writer[1]), written))
 
 
-def _locks(settings: Settings) -> Iterator[Leftover]:
+def _locks(settings: Settings, runs_are_known: bool) -> Iterator[Leftover]:
+    """Locks that nobody holds; those that name a run only if it could be ended, as nothing else may know of it."""
     for path in _lock_files(settings):
         with seized(path) as free:
             owner = owner_of(path)
-            if free:
+            if free and (runs_are_known or owner is None):
                 told = f"process {owner.pid} has ended" if owner else "nobody holds it"
                 yield Leftover("lock", _place(settings, path), told, partial(_remove, [path]))
 

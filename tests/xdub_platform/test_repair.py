@@ -220,9 +220,35 @@ def test_records_of_a_killed_run_end(killed: tuple[Settings, str]) -> None:
 @pytest.mark.slow
 def test_a_database_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
     settings = load_settings(state_root=tmp_path, database={"url": "postgresql://xdub:HUNTER2@127.0.0.1:9/xdub"})
-    (away,) = [leftover for leftover in leftovers(settings) if leftover.kind == "database"]
+    lock = write(settings.path("work", "editor", "all.lock"), json.dumps(vars(Owner("editor", "killed"))))
+    (away,) = leftovers(settings, repair=True)
+    assert away.kind == "database"
     assert away.what == "$XDUB_DATABASE__URL"
     assert "HUNTER2" not in away.why
+    assert lock.exists()  # who was killed with it is to be ended when the database is back
+
+
+@pytest.mark.parametrize("sweeper", ["doctor", "sensor"])
+def test_a_killed_run_ends_though_another_took_its_lock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, sweeper: str
+) -> None:
+    monkeypatch.setattr("xdub_platform.repair._is_local", lambda url: False)  # only locks say where a run was
+    lock = settings.path("work", "editor", "all.lock")
+    write(lock, json.dumps(vars(Owner("editor", "killed", pid=2**22 + 1))))
+    with open_instance(settings) as instance:
+        for run_id in ("killed", "next"):
+            instance.add_run(dg.DagsterRun(job_name="job", run_id=run_id, status=dg.DagsterRunStatus.STARTED))
+        with owned(lock, Owner("editor", "next")):
+            if sweeper == "doctor":
+                assert set(found(settings, repair=True)) == {
+                    "Dagster run: killed of job",
+                    "lock: work/editor/killed.lock",
+                }
+            else:
+                end_killed_runs(settings, instance)
+            ended = {run.run_id: run.status for run in instance.get_runs()}
+            assert ended == {"killed": dg.DagsterRunStatus.FAILURE, "next": dg.DagsterRunStatus.STARTED}
+    assert not list(lock.parent.iterdir())
 
 
 def test_a_run_of_another_machine_is_left_alone(settings: Settings) -> None:
