@@ -61,4 +61,4 @@ def paste(frame: YuvFrame, dubbed: U8, box: F32, mask: F32) -> YuvFrame:
         out = plane.copy()
         out[top:bottom, left:right] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
         planes.append(out)
-    return YuvFrame(planes[0], planes[1], planes[2], frame.space, frame.full_range)
+    return frame.with_planes(planes)

@@ -133,7 +133,7 @@ def _small(frame: YuvFrame | U8) -> tuple[U8, float]:
             cv2.resize(plane, side, interpolation=cv2.INTER_AREA).astype(np.uint8)
             for plane, side in zip(frame.planes(), (size, half, half), strict=True)
         ]
-        return YuvFrame(planes[0], planes[1], planes[2], frame.space, frame.full_range).to_rgb(), size[0] / width
+        return frame.with_planes(planes).to_rgb(), size[0] / width
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8), size[0] / width
 
 

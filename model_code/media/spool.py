@@ -52,7 +52,7 @@ class FrameSpool:
         y, u, v = (
             part.reshape(p.shape) for part, p in zip(np.split(data, np.cumsum(sizes)[:-1]), like.planes(), strict=True)
         )
-        return YuvFrame(y, u, v, like.space, like.full_range)
+        return like.with_planes((y, u, v))
 
     def _add(self, frame: YuvFrame) -> None:
         if self._like is None:

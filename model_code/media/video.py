@@ -395,7 +395,7 @@ def _upright(frame: YuvFrame, rotation: int, aspect: Fraction) -> YuvFrame:
         else plane
         for plane, (h, w) in zip(planes, sides, strict=True)
     ]
-    out = YuvFrame(padded[0], padded[1], padded[2], frame.space, frame.full_range)
+    out = frame.with_planes(padded)
     square = round(even[1] * float(aspect) / 2) * 2
     return out if square == even[1] else _resize(out, square, even[0])
 
@@ -406,7 +406,7 @@ def _resize(frame: YuvFrame, width: int, height: int) -> YuvFrame:
         return cv2.resize(plane, (w, h), interpolation=method).astype(np.uint8, copy=False)
 
     u, v = (scale(plane, width // 2, height // 2) for plane in (frame.u, frame.v))
-    return YuvFrame(scale(frame.y, width, height), u, v, frame.space, frame.full_range)
+    return frame.with_planes((scale(frame.y, width, height), u, v))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -439,6 +439,7 @@ def _encode(
             context.thread_count = 1
             context.flags |= av.codec.context.Flags.bitexact
             context.colorspace, context.color_range = int(frame.colorspace), int(frame.color_range)
+            context.color_trc, context.color_primaries = int(frame.color_trc), int(frame.color_primaries)
             context.time_base = Fraction(1, fps)
             if audio is not None:
                 sound = container.add_stream("aac", rate=sample_rate, layout="mono")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from av import VideoFrame
@@ -27,6 +28,8 @@ class YuvFrame:
         v: (H/2, W/2) red difference.
         space: FFmpeg's number of the colour space (2: not stated, taken as BT.601 as FFmpeg does).
         full_range: Whether luma spans 0..255 instead of 16..235.
+        transfer: FFmpeg's number of the transfer curve (2: not stated), carried to the output.
+        primaries: And of the primaries.
     """
 
     y: U8
@@ -34,6 +37,8 @@ class YuvFrame:
     v: U8
     space: int = 2
     full_range: bool = False
+    transfer: int = 2
+    primaries: int = 2
 
     @property
     def height(self) -> int:
@@ -49,6 +54,10 @@ class YuvFrame:
         """The three planes (y, u, v)."""
         return self.y, self.u, self.v
 
+    def with_planes(self, planes: Sequence[U8]) -> YuvFrame:
+        """A frame of other planes (y, u, v) in the same colours."""
+        return replace(self, y=planes[0], u=planes[1], v=planes[2])
+
     def to_rgb(self) -> U8:
         """(H, W, 3) red, green, blue; chroma repeated."""
         u, v = (np.repeat(np.repeat(plane, 2, 0), 2, 1) for plane in (self.u, self.v))
@@ -62,6 +71,7 @@ class YuvFrame:
         frame = VideoFrame.from_ndarray(packed.reshape(h * 3 // 2, w), format="yuv420p")
         frame.colorspace = self.space
         frame.color_range = 2 if self.full_range else 1
+        frame.color_trc, frame.color_primaries = self.transfer, self.primaries
         return frame
 
 
@@ -98,6 +108,7 @@ def rgb_to_yuv(rgb: F32, space: int, full_range: bool) -> F32:
 def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
     """The planes of a decoded frame, converted to 8-bit 4:2:0 where they are in another form."""
     space, full_range = int(frame.colorspace), int(frame.color_range) == 2
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
     if frame.format.name == "yuvj420p":
         full_range = True
     elif frame.format.name != "yuv420p":
@@ -109,4 +120,4 @@ def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
         data = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * plane.height]
         data = data.reshape(plane.height, plane.line_size)
         planes.append(np.ascontiguousarray(data[:, : plane.width]))
-    return YuvFrame(planes[0], planes[1], planes[2], space, full_range)
+    return YuvFrame(planes[0], planes[1], planes[2], space, full_range, transfer, primaries)

@@ -186,6 +186,21 @@ def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> N
         assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
 
 
+def test_colours_stay_tagged(tmp_path: Path) -> None:
+    """HDR without its tags is shown as pale ordinary video. Turned and made square, so by every way of a frame."""
+    hdr, turned, out = tmp_path / "hdr.mp4", tmp_path / "turned.mp4", tmp_path / "out.mp4"
+    tags = "setparams=colorspace=bt2020nc:color_trc=arib-std-b67:color_primaries=bt2020"
+    source = ("-f", "lavfi", "-i", "testsrc=size=72x64:rate=25:duration=0.2")
+    _ffmpeg(*source, "-vf", f"setsar=4/3,format=yuv420p10le,{tags}", hdr)
+    _ffmpeg("-display_rotation", 90, "-i", hdr, "-c", "copy", turned)
+    with tempfile.TemporaryFile() as file:
+        spool = FrameSpool(stream_video(turned), 5, file)
+        write_video(out, [spool[index] for index in range(5)])
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_trc, frame.color_primaries, frame.color_range) == (9, 18, 9, 1)
+
+
 @pytest.mark.parametrize(
     "name", ["with space.mp4", 'it\'s "quoted".mp4', "видео-影片.mp4", "-leading.mp4", "100%d.mp4", "a:b.mp4"]
 )
