@@ -396,7 +396,7 @@ def _upright(frame: YuvFrame, rotation: int, aspect: Fraction) -> YuvFrame:
         for plane, (h, w) in zip(planes, sides, strict=True)
     ]
     out = frame.with_planes(padded)
-    square = round(even[1] * float(aspect) / 2) * 2
+    square = max(2, round(even[1] * float(aspect) / 2) * 2)
     return out if square == even[1] else _resize(out, square, even[0])
 
 

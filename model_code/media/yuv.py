@@ -117,7 +117,9 @@ def from_av(frame: VideoFrame, reformatter: VideoReformatter) -> YuvFrame:
         frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=target, threads=1)
     planes = []
     for plane in frame.planes:
-        data = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * plane.height]
-        data = data.reshape(plane.height, plane.line_size)
+        stride = abs(plane.line_size)
+        data = np.frombuffer(memoryview(plane), np.uint8)[: stride * plane.height].reshape(plane.height, stride)
+        if plane.line_size < 0:  # rows from the bottom up
+            data = data[::-1]
         planes.append(np.ascontiguousarray(data[:, : plane.width]))
     return YuvFrame(planes[0], planes[1], planes[2], space, full_range, transfer, primaries)

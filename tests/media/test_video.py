@@ -186,6 +186,30 @@ def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> N
         assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
 
 
+def test_a_picture_few_narrow_pixels_wide(tmp_path: Path) -> None:
+    path = tmp_path / "narrow.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=size=4x2:rate=25:duration=0.2,setsar=1/4", "-pix_fmt", "yuv420p", path)
+    frame = next(stream_video(path))
+    assert (frame.height, frame.width) == (2, 2)
+
+
+def test_rows_from_the_bottom_up(tmp_path: Path) -> None:
+    """Raw video that says so has them in its luma."""
+    path, raw = tmp_path / "raw.mkv", tmp_path / "raw.yuv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.extradata = b"BottomUp\0"
+        frame = av.VideoFrame.from_ndarray(_frames(1)[0], format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        out.mux(stream.encode(frame))
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).planes[0].line_size < 0
+    _ffmpeg("-i", path, "-f", "rawvideo", raw)
+    planes = next(stream_video(path)).planes()
+    assert b"".join(plane.tobytes() for plane in planes) == raw.read_bytes()
+
+
 def test_colours_stay_tagged(tmp_path: Path) -> None:
     """HDR without its tags is shown as pale ordinary video. Turned and made square, so by every way of a frame."""
     hdr, turned, out = tmp_path / "hdr.mp4", tmp_path / "turned.mp4", tmp_path / "out.mp4"
