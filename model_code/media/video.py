@@ -324,6 +324,8 @@ def _decode_audio(container: InputContainer, name: str, config: MediaConfig, sta
     rate, longest = config.sample_rate, round(config.max_seconds * config.sample_rate)
     at = 0  # sample at which the next chunk begins; what lies before 0 is left out
     for index, (moment, chunk) in enumerate(_resampled(container, stream, name, config)):
+        if not np.isfinite(chunk).all():
+            raise InputError(f"{name} has sound with samples that are no numbers", "export it again with 16-bit sound")
         if start is not None and (index == 0 or moment is not None):
             due = min(round(((moment or 0.0) - start) * rate), longest)  # clocks may lie: no hours of silence
             if index == 0 or due > at + rate / config.fps:

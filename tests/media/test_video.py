@@ -335,6 +335,18 @@ def test_sound_whose_rate_and_channels_change(tmp_path: Path) -> None:
         assert np.argmax(np.abs(np.fft.rfft(part))) * 2 == pitch
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_that_is_no_number(value: float, tmp_path: Path) -> None:
+    """One such sample would make all of a dub black."""
+    samples = _tone(1.0)
+    samples[8_000] = value
+    samples.tofile(tmp_path / "raw")
+    path = tmp_path / "odd.wav"
+    _ffmpeg("-f", "f32le", "-ar", 16_000, "-i", tmp_path / "raw", "-c:a", "pcm_f32le", path)
+    with pytest.raises(InputError, match=r"'odd\.wav' has sound with samples that are no numbers \(export it again"):
+        read_audio(path)
+
+
 def test_sound_of_an_unknown_kind(clip: Path, tmp_path: Path) -> None:
     """What needs the pictures alone can go on."""
     path = tmp_path / "odd.mkv"
