@@ -1,12 +1,14 @@
 """Reading and writing video and sound files at the chain's rates (25 frames, 16,000 samples a second).
 
 Reading streams: a frame is decoded when it is asked for. Frames of any rate are brought to the asked rate by their
-timestamps, turned upright, given square pixels and even sides. Writing is deterministic: same frames, same bytes.
+timestamps, deinterlaced, turned upright, given square pixels and even sides. Writing is deterministic: same frames,
+same bytes.
 """
 
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer, OutputContainer
+from av.filter import Graph
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -29,6 +32,8 @@ from model_code.media.yuv import YuvFrame, from_av
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+Decoded = tuple[float, float, av.VideoFrame]
+"""Time since the first and length, both in seconds, and picture."""
 BT709 = LIMITED = 1
 """FFmpeg's numbers of the colour matrix and range that pictures are written in."""
 REPEATABLE = {"x264-params": "mbtree=0"}
@@ -236,7 +241,7 @@ def _frames_at_rate(source: Source, config: MediaConfig) -> Iterator[tuple[av.Vi
         held_at = 0.0
         emitted = 0
         end = 0.0
-        for seconds, length, frame in _decode_video(container, name, config):
+        for seconds, length, frame in _deinterlaced(_decode_video(container, name, config)):
             end = max(end, seconds + length)
             at = seconds * config.fps
             if held is None:
@@ -260,10 +265,8 @@ def _slot(at: float) -> int:
     return int(np.floor(at + 0.5 - 1e-6))
 
 
-def _decode_video(
-    container: InputContainer, name: str, config: MediaConfig
-) -> Iterator[tuple[float, float, av.VideoFrame]]:
-    """Decoded frames with their time since the first and their length, both in seconds."""
+def _decode_video(container: InputContainer, name: str, config: MediaConfig) -> Iterator[Decoded]:
+    """The frames of the first video stream, within the limits."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
     start: float | None = None
@@ -290,6 +293,56 @@ def _decode_video(
             yield seconds - start, min(length, 1.0), frame
     if damaged > 2 + count // 10:
         raise InputError(f"{name} is damaged: {damaged} packets cannot be decoded", "export it again")
+
+
+def _deinterlaced(decoded: Iterator[Decoded]) -> Iterator[Decoded]:
+    """Makes pictures of two fields whole, one for one, from the first of them on; others stay as they are."""
+    met = False
+
+    def setup(item: Decoded) -> tuple[str, int, int] | None:
+        nonlocal met
+        frame = item[2]
+        met = met or frame.interlaced_frame
+        return (frame.format.name, frame.width, frame.height) if met else None
+
+    for interlaced, items in groupby(decoded, setup):
+        if interlaced is None:
+            yield from items
+            continue
+        graph: Graph | None = None  # takes one setup alone
+        times: deque[tuple[float, float]] = deque()
+        for seconds, length, frame in items:
+            graph = graph or _deinterlacer(frame)
+            times.append((seconds, length))
+            for whole in _filtered(graph, frame):
+                yield *times.popleft(), whole
+        if graph is not None:
+            for whole in _filtered(graph, None):
+                yield *times.popleft(), whole
+
+
+def _deinterlacer(frame: av.VideoFrame) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    graph.link_nodes(
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+        ),
+        graph.add("bwdif", mode="send_frame", deint="interlaced"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
+def _filtered(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """What a filter gives for one more frame (None: the last has come)."""
+    graph.push(frame)
+    while True:
+        try:
+            whole = graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+        yield whole
 
 
 def _check_complete(container: InputContainer, name: str, duration: float | None, end: float) -> None:

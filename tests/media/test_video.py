@@ -24,6 +24,8 @@ from model_code.media.spool import FrameSpool, spooled_sound
 from model_code.media.video import (
     VideoFrames,
     _decode_audio,
+    _decode_video,
+    _deinterlaced,
     from_mp4_bytes,
     read_audio,
     read_video,
@@ -184,6 +186,40 @@ def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> N
     assert planes.shape == rgb.shape
     if pix_fmt != "gray":
         assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mpg", "mpeg2video"), ("mts", "libx264"), ("mkv", "ffv1")])
+def test_interlaced_video_is_not_combed(suffix: str, codec: str, tmp_path: Path) -> None:
+    """A bar that moves 3 columns from field to field: its sides are straight in a whole picture."""
+    fields = np.zeros((50, 64, 192, 3), np.uint8)
+    for index, field in enumerate(fields):
+        field[:, 3 * index + 10 : 3 * index + 30] = 255
+    write_video(tmp_path / "fields.mp4", fields, fps=50, crf=1)
+    path = tmp_path / f"interlaced.{suffix}"
+    woven = ("-vf", "tinterlace=interleave_top", "-flags", "+ilme+ildct", "-c:v", codec, "-b:v", "4M")
+    _ffmpeg("-i", tmp_path / "fields.mp4", *woven, path)
+    frames = list(stream_video(path))
+    whole = read_video(path).frames
+    assert len(frames) == len(whole) == 25
+    for index, (frame, rgb) in enumerate(zip(frames, whole, strict=True)):
+        assert np.abs(np.diff(frame.y[8:-8].astype(int), axis=0)).mean() < 1, index
+        assert np.abs(rgb.astype(int) - fields[2 * index]).mean() < 4, index
+
+
+def test_pictures_are_deinterlaced_from_the_first_such_one_on(clip: Path, tmp_path: Path) -> None:
+    """Where size and kind change too; whole pictures are passed on as they are."""
+    woven, config = tmp_path / "woven.mpg", MediaConfig()
+    source = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=50:duration=0.4")
+    _ffmpeg(*source, "-vf", "tinterlace=interleave_top", "-flags", "+ilme+ildct", "-c:v", "mpeg2video", woven)
+    with av.open(str(clip)) as plain, av.open(str(woven)) as other:
+        whole = list(_decode_video(plain, "plain", config))
+        combed = list(_decode_video(other, "woven", config))
+    decoded = [*whole[:3], *combed, *whole[3:]]
+    out = list(_deinterlaced(iter(decoded)))
+    assert [item[:2] for item in out] == [item[:2] for item in decoded]
+    assert not any(frame.interlaced_frame for _, _, frame in out)
+    for (_, _, before), (_, _, after) in zip(whole, out[:3] + out[3 + len(combed) :], strict=True):
+        assert np.array_equal(before.to_ndarray(), after.to_ndarray())
 
 
 def test_a_picture_few_narrow_pixels_wide(tmp_path: Path) -> None:
