@@ -272,7 +272,12 @@ def _decode_video(container: InputContainer, name: str, config: MediaConfig) -> 
     start: float | None = None
     usual = float(1 / (stream.average_rate or stream.guessed_rate or config.fps))
     damaged = count = 0
+    frame: av.VideoFrame | None = None
+    seconds = stands = 0.0  # time of the last picture, and until when empty packets have it stand
     for packet in container.demux(stream):
+        if not packet.size and packet.pts is not None:  # decoders would take it for the end
+            stands = float(packet.pts * packet.time_base)
+            continue
         try:
             decoded = packet.decode()
         except av.FFmpegError:
@@ -287,12 +292,19 @@ def _decode_video(container: InputContainer, name: str, config: MediaConfig) -> 
             count += 1
             seconds = float(frame.time) if frame.time is not None else (start or 0.0) + (count - 1) * usual
             start = seconds if start is None else start
-            if seconds - start > config.max_seconds or count > max_frames(config):
-                raise InputError(f"{name} lasts more than {config.max_seconds:.0f} s", "cut it into shorter files")
+            _check_length(seconds - start, count, name, config)
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
             yield seconds - start, min(length, 1.0), frame
     if damaged > 2 + count // 10:
         raise InputError(f"{name} is damaged: {damaged} packets cannot be decoded", "export it again")
+    if frame is not None and start is not None and stands > seconds:
+        _check_length(stands - start, count, name, config)
+        yield stands - start, min(usual, 1.0), frame
+
+
+def _check_length(seconds: float, count: int, name: str, config: MediaConfig) -> None:
+    if seconds > config.max_seconds or count > max_frames(config):
+        raise InputError(f"{name} lasts more than {config.max_seconds:.0f} s", "cut it into shorter files")
 
 
 def _deinterlaced(decoded: Iterator[Decoded]) -> Iterator[Decoded]:

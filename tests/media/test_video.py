@@ -188,6 +188,23 @@ def test_pixel_formats_look_alike(clip: Path, tmp_path: Path, pix_fmt: str) -> N
         assert np.abs(rgb - read_video(clip).frames[3]).mean() < 8
 
 
+def test_a_still_picture_of_empty_packets(tmp_path: Path) -> None:
+    """Theora writes them for pictures like the one before, also at the end."""
+    path = tmp_path / "still.ogg"
+    levels = np.repeat([40, 200, 120], [20, 10, 70])
+    write_video(tmp_path / "plain.mp4", [np.full((64, 96, 3), level, np.uint8) for level in levels], crf=4)
+    _ffmpeg("-i", tmp_path / "plain.mp4", "-c:v", "libtheora", "-q:v", 10, "-g", 250, path)
+    with av.open(str(path)) as container:
+        empty = [packet.size == 0 for packet in container.demux(video=0) if packet.pts is not None]
+    assert sum(empty) > 80
+    assert empty[-1]
+    frames = read_video(path).frames
+    assert np.abs(frames.mean((1, 2, 3)) - levels).max() < 4
+    assert len(list(stream_video(path))) == 100
+    with pytest.raises(InputError, match="more than 3 s"):
+        read_video(path, MediaConfig(max_seconds=3.0))
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [("mpg", "mpeg2video"), ("mts", "libx264"), ("mkv", "ffv1")])
 def test_interlaced_video_is_not_combed(suffix: str, codec: str, tmp_path: Path) -> None:
     """A bar that moves 3 columns from field to field: its sides are straight in a whole picture."""
