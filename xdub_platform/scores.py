@@ -70,7 +70,7 @@ def record_scores(platform: Platform, version: int, config: Mapping[str, Any], f
     tag = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "values": values}
     name, client = platform.settings.mlflow.model_name, platform.mlflow.client()
     run_id = str(client.get_model_version(name, str(version)).run_id)
-    client.log_text(run_id, text, f"{FOLDER}/{digest}.json")
+    platform.mlflow.write(run_id, FOLDER, f"{digest}.json", text)
     # Tags last: scores without one do not exist.
     client.set_model_version_tag(name, str(version), f"{FOLDER}.{digest}", json.dumps(tag))
     client.set_model_version_tag(name, str(version), LATEST, digest)

@@ -105,6 +105,67 @@ def test_models_are_found_by_alias_and_version(runs: MlflowRuns, tmp_path: Path)
     assert runs.model_path("xdub-dubber", "@nobody") is None
 
 
+def on(root: Path, database: Path | None = None) -> MlflowRuns:
+    """The runs of a state root, in its own database or in another root's."""
+    database = database or root / "mlflow" / "mlflow.db"
+    return MlflowRuns(tracking_uri=f"sqlite:///{database}", artifact_root=str(root / "mlflow" / "artifacts"))
+
+
+def registered(runs: MlflowRuns, folder: Path, content: str) -> str:
+    """Registers a model of one file; its run."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "model" / "config.json").write_text(content, encoding="utf-8")
+    with runs.run("dubber") as run:
+        run.artifact(folder / "model", "model")
+        run.register("xdub-dubber", "model", alias="champion")
+    return run.run_id
+
+
+@pytest.fixture
+def old(migrated: Path, tmp_path: Path) -> Path:
+    """A state root with a registered model."""
+    root = tmp_path / "the old place"
+    (root / "mlflow").mkdir(parents=True)
+    shutil.copy(migrated, root / "mlflow" / "mlflow.db")
+    registered(on(root), tmp_path / "made", "1")
+    return root
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "moved, and another at the old place"])
+def test_a_state_root_elsewhere_reads_and_writes_its_own_artifacts(old: Path, tmp_path: Path, how: str) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(old, new)
+    if how != "copied":
+        shutil.rmtree(old)
+    if how.endswith("old place"):
+        (old / "mlflow" / "artifacts").mkdir(parents=True)
+    before = sorted(old.rglob("*"))
+    runs = on(new)
+    found, model = runs.model_version("xdub-dubber", "@champion"), runs.model_path("xdub-dubber")
+    assert found is not None
+    assert model is not None
+    assert model.is_relative_to(new)
+    assert (model / "config.json").read_text(encoding="utf-8") == "1"
+    runs.write(found.run_id, "scores", "a.json", "{}")
+    assert runs.artifact_path(found.run_id, "scores/a.json").is_relative_to(new)
+    assert runs.size(found.run_id, "model") == 1
+    runs.delete_artifacts(found.run_id, "model")
+    assert runs.model_path("xdub-dubber") is None
+    run = registered(runs, tmp_path / "made", "2")
+    model = runs.model_path("xdub-dubber")
+    assert model is not None
+    assert model.is_relative_to(new)
+    assert runs.client().get_run(run).info.artifact_uri == model.parent.as_uri()
+    assert sorted(old.rglob("*")) == before
+
+
+def test_state_roots_that_share_a_database_write_to_one_place(old: Path, tmp_path: Path) -> None:
+    guest = on(tmp_path / "guest", old / "mlflow" / "mlflow.db")
+    run = registered(guest, tmp_path / "made", "2")
+    assert on(old).model_path("xdub-dubber") == guest.model_path("xdub-dubber")
+    assert guest.artifact_path(run, "model").is_relative_to(old)
+
+
 def test_no_answer_is_another_thing_than_no_version(runs: MlflowRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     with runs.run("dubber") as run:
         runs.client().create_registered_model("xdub-dubber")

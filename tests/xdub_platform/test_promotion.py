@@ -31,7 +31,7 @@ from tests.xdub_platform.planted import planted_records, platform_on, register, 
 from xdub_platform.cli import app
 from xdub_platform.dubbing import benchmark_registered
 from xdub_platform.integrity import whole
-from xdub_platform.platform import Platform
+from xdub_platform.platform import Platform, build_platform
 from xdub_platform.promotion import (
     Decision,
     compare,
@@ -265,6 +265,20 @@ def test_scores_without_a_version_are_compared_with_nothing(platform: Platform, 
     assert "nothing says which code scored version 2" in refused.reason
     score(platform, 2, tmp_path, noise=0.4)  # and the champion's have one too
     assert promote(platform).accepted
+
+
+def test_a_state_root_that_was_moved_goes_on(platform: Platform, tmp_path: Path) -> None:
+    register(platform, tmp_path, "two")
+    platform.settings.state_root.rename(tmp_path / "elsewhere")
+    platform = build_platform(load_settings(state_root=tmp_path / "elsewhere"))
+    assert [whole(platform, version) for version in (1, 2)] == [None, None]
+    score(platform, 2, tmp_path, noise=0.4)
+    assert promote(platform).accepted
+    assert roll_back(platform, 1).accepted
+    register(platform, tmp_path, "three")
+    score(platform, 3, tmp_path, noise=0.3)
+    assert promote(platform).accepted
+    assert not (tmp_path / "state").exists()
 
 
 def test_rollback_takes_any_whole_version_and_lasts(platform: Platform, tmp_path: Path) -> None:

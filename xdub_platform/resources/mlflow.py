@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
@@ -22,6 +23,7 @@ from xdub_platform.resources.store import Dataset
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 BATCH = 1000
 ATTEMPTS = 10
@@ -255,32 +257,35 @@ class MlflowRuns(dg.ConfigurableResource):
         """
         from mlflow.exceptions import MlflowException
 
-        client = self.client()
-        uri = urlparse(client.get_run(run_id).info.artifact_uri)
-        if uri.scheme in ("", "file"):
-            found = Path(unquote(uri.path)) / path
+        folder = local_path(self._artifacts(run_id))
+        if folder is not None:
+            found = folder / path
         elif into is not None and (into / path).exists():
             found = into / path
         else:
             try:
-                found = Path(client.download_artifacts(run_id, path, str(into) if into else None))
+                found = Path(self.client().download_artifacts(run_id, path, str(into) if into else None))
             except (MlflowException, OSError) as error:
                 raise FileNotFoundError(f"artifact {path} of run {run_id}: {error}") from error
         if not found.exists():
             raise FileNotFoundError(f"artifact {path} of run {run_id} is missing")
         return found
 
+    def write(self, run_id: str, folder: str, name: str, text: str) -> None:
+        """Writes a small text artifact of a run that may have ended long ago."""
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch, name)
+            file.write_text(text, encoding="utf-8")
+            self._repository(run_id).log_artifact(str(file), folder)
+
     def size(self, run_id: str, path: str) -> int:
         """Bytes of a folder of artifacts."""
-        found = self.client().list_artifacts(run_id, path)
+        found = self._repository(run_id).list_artifacts(path)
         return sum(self.size(run_id, each.path) if each.is_dir else each.file_size or 0 for each in found)
 
     def delete_artifacts(self, run_id: str, path: str) -> None:
         """Removes a folder of artifacts; the rest of the run stays."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        uri = self.client().get_run(run_id).info.artifact_uri
-        get_artifact_repository(uri, tracking_uri=self.tracking_uri).delete_artifacts(path)
+        self._repository(run_id).delete_artifacts(path)
 
     def versions(self, name: str) -> dict[int, dict[str, str]]:
         """Tags of every version of a registered model; empty if there is none."""
@@ -291,27 +296,82 @@ class MlflowRuns(dg.ConfigurableResource):
         """Points `alias` at a version."""
         self.client().set_registered_model_alias(name, alias, str(version))
 
+    def _artifacts(self, run_id: str) -> str:
+        """URI of a run's artifacts.
+
+        MLflow remembers absolute paths. A state root that was moved or copied has the files in its own folder, and what
+        lies at the old place may be another one's.
+        """
+        uri, place = str(self.client().get_run(run_id).info.artifact_uri), self._place
+        here = place / run_id / "artifacts" if place is not None and local_path(uri) is not None else None
+        return here.as_uri() if here is not None and here.is_dir() else uri
+
+    def _repository(self, run_id: str) -> "ArtifactRepository":
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self._artifacts(run_id), tracking_uri=self.tracking_uri)
+
+    @property
+    def _place(self) -> Path | None:
+        """Our own folder of artifacts; None where they lie in a bucket, or a server decides."""
+        return Path(self.artifact_root).absolute() if self.artifact_root and "://" not in self.artifact_root else None
+
+    @property
+    def _database(self) -> Path | None:
+        """The file that the tracking database is; None where it is none."""
+        is_file = self.tracking_uri.startswith("sqlite:///")
+        return Path(self.tracking_uri.removeprefix("sqlite:///")).absolute() if is_file else None
+
     def _experiment_id(self, client: "MlflowClient") -> str:
+        place = self._place
         with self._locked():
             found = client.get_experiment_by_name(self.experiment)
-            if found:
-                return str(found.experiment_id)
-            location = self.artifact_root
-            if location and "://" not in location:
-                Path(location).mkdir(parents=True, exist_ok=True)
-                location = Path(location).absolute().as_uri()
-            return str(client.create_experiment(self.experiment, artifact_location=location or None))
+            if found is None:
+                if place is not None:
+                    place.mkdir(parents=True, exist_ok=True)
+                location = place.as_uri() if place is not None else self.artifact_root or None
+                return str(client.create_experiment(self.experiment, artifact_location=location))
+            if place is not None and self._left(str(found.artifact_location), place):
+                self._settle(str(found.experiment_id), place)
+            return str(found.experiment_id)
+
+    def _left(self, location: str, place: Path) -> bool:
+        """Whether new runs would write to where the state root was before it was moved or copied here.
+
+        A database beside our folder came along with it. One elsewhere may serve several state roots, the folder of one
+        of which all write to, while it is there.
+        """
+        old = local_path(location)
+        if old is None or old.resolve() == place.resolve():
+            return False
+        database = self._database
+        return (database is not None and database.parent == place.parent) or not old.is_dir()
+
+    def _settle(self, experiment_id: str, place: Path) -> None:
+        """Has new runs write to `place`; MLflow itself has no way to say that of an experiment."""
+        from sqlalchemy import NullPool, create_engine, text
+
+        with create_engine(self.tracking_uri, poolclass=NullPool).begin() as connection:
+            connection.execute(
+                text("UPDATE experiments SET artifact_location = :place WHERE experiment_id = :number"),
+                {"place": place.as_uri(), "number": int(experiment_id)},
+            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Two processes may not migrate one database at once; a server sees to that itself."""
-        is_file = self.tracking_uri.startswith("sqlite:///")
-        beside = self.tracking_uri.removeprefix("sqlite:///") if is_file else self.artifact_root
-        if not beside or "://" in beside:
+        beside = self._database or self._place
+        if beside is None:
             yield
             return
-        with held(Path(beside).with_suffix(".lock")):
+        with held(beside.with_suffix(".lock")):
             yield
+
+
+def local_path(uri: str) -> Path | None:
+    """The path that a URI of artifacts names on this machine; None if it names none."""
+    parts = urlparse(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
 def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
