@@ -394,7 +394,6 @@ def quality(crops: NDArray[np.uint8], landmarks: F32, audio: F32) -> dict[str, f
 
 def _judge(scores: dict[str, float], limits: Limits) -> None:
     dark, bright = limits.brightness
-    loudness = scores["loudness"]
     # `not >=` instead of `<`: a score that is no number is bad too.
     for bad, reason, detail in (
         (
@@ -414,8 +413,7 @@ def _judge(scores: dict[str, float], limits: Limits) -> None:
             "blurred",
             f"sharpness {scores['sharpness']:.4f} < {limits.sharpness}",
         ),
-        (math.isnan(loudness), "no sound", "the sound has samples that are no numbers"),
-        (not loudness >= limits.loudness, "no sound", "the sound is silent"),
+        (not scores["loudness"] >= limits.loudness, "no sound", "the sound is silent"),
     ):
         if bad:
             raise _Refusal(reason, f"{detail}: film it again")

@@ -1,8 +1,10 @@
 """Workers as processes launched through Dagster Pipes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -11,7 +13,7 @@ import pytest
 
 from model_code.lifetime import PARENT
 from xdub_platform.chain import failure_line
-from xdub_platform.resources.workers import Workers, lock_path
+from xdub_platform.resources.workers import Workers, lock_path, started
 
 
 @pytest.fixture
@@ -140,3 +142,15 @@ def test_a_worker_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.endswith("the process that started this one has ended\n")
+
+
+def test_a_worker_that_hears_no_signal_does_not_outlive_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xdub_platform.resources.workers.PARTING", 0.2)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    log = tmp_path / "log"
+    with log.open("wb") as file, started([sys.executable, "-c", code], {}, file) as process:
+        while not log.stat().st_size:
+            time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL

@@ -28,6 +28,8 @@ from xdub_platform.failures import input_error_fails_the_run
 from xdub_platform.locks import Owner, owned
 
 LOG_LINES = 15
+PARTING = 30.0
+"""Seconds that a process that is told to end may take, before it is killed."""
 COMMITTED = "committed.json"
 """In the scratch folder of what is committed and waits for gate and registration: the dataset's `version` and the
 worker's `result`."""
@@ -172,7 +174,11 @@ def started(command: list[str], environment: Mapping[str, str], log: IO[bytes]) 
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(PARTING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def work_folder(work_root: Path, asset: str, partition: str = "") -> Path:
