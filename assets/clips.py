@@ -71,10 +71,9 @@ def arrived_before(platform: Platform, shard: str) -> dict[str, list[str]]:
     store, found = platform.store, {"earlier": list[str](), "pending": list[str]()}
     for other in platform.ledger.before(shard):
         clips_of, raw = store.get(f"clips/{other}"), store.get(f"raw_corpus/{other}")
-        if clips_of and refusal(store, f"clips/{other}"):
-            continue
         if clips_of:
-            found["earlier"].append(str(clips_of.path))
+            if not refusal(store, f"clips/{other}"):
+                found["earlier"].append(str(clips_of.path))
         elif raw:
             found["pending"].append(str(raw.path))
     return found

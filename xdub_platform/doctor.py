@@ -96,11 +96,10 @@ def _espeak() -> str:
 
 
 def _base() -> str:
-    from model_code.base import CLASSES, FOLDER
+    from model_code.base import CLASSES, FOLDER, missing
 
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        raise RuntimeError(f"{', '.join(missing)} missing in {FOLDER}: restore it from git")
+    if missing():
+        raise RuntimeError(f"{', '.join(missing())} missing in {FOLDER}: restore it from git")
     return f"{len(CLASSES)} networks"
 
 

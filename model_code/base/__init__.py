@@ -40,6 +40,11 @@ def load(name: str, folder: Path | None = None) -> Any:
     return getattr(import_module(module), class_name).from_pretrained(path).float().eval()
 
 
+def missing() -> list[str]:
+    """Networks that the shipped base lacks."""
+    return [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
+
+
 def cards() -> dict[str, dict[str, Any]]:
     """The card of every network of the base that is there."""
     paths = sorted(FOLDER.glob("*/card.json"))

@@ -20,8 +20,6 @@ SEARCH_SIDE = 480
 """Longer side of the frame that is searched, in pixels; larger frames are scaled down."""
 FLATTEST = 10.0
 """Longer side over the shorter up to which a frame is searched window by window: they grow in number with it."""
-WINDOWS = 64
-"""Windows that are cut out at a time."""
 SURE = 0.9
 """Landmarker confidence from which a face that the cascade does not know counts."""
 LIKELY = 0.35
@@ -79,7 +77,7 @@ class FaceFinder:
         if not faces and max(image.shape[:2]) <= FLATTEST * min(image.shape[:2]):
             for share in (1.0, 0.65, 0.4, 0.25):  # of the frame's shorter side
                 windows = _windows(image.shape[0], image.shape[1], share)
-                sure = self._sure(image, windows)
+                _, sure = self.landmarker.predict(_repeat(image, len(windows)), windows)
                 best = windows[np.argsort(-sure)[:6]][np.sort(-sure)[:6] < -0.5]
                 faces = self._confirm(image, best, SURE, "landmarker")
                 if faces:
@@ -97,11 +95,6 @@ class FaceFinder:
         centre = boxes[:, :2] + boxes[:, 2:] * np.array([0.5, 0.53], np.float32)
         half = boxes[:, 2:] * 0.85
         return np.concatenate([centre - half, centre + half], 1)
-
-    def _sure(self, image: U8, windows: F32) -> F32:
-        """The landmarker's confidence that a face is in each window."""
-        parts = [windows[start : start + WINDOWS] for start in range(0, len(windows), WINDOWS)]
-        return np.concatenate([self.landmarker.predict(_repeat(image, len(part)), part)[1] for part in parts])
 
     def _confirm(self, image: U8, seeds: F32, least: float, source: str) -> list[Face]:
         """Looks again from each answer's own box, then keeps confident, plausible faces that do not overlap."""

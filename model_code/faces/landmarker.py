@@ -17,6 +17,9 @@ from torch.nn import functional
 from model_code.faces.crop import crop, crop_yuv, from_crop, scaled
 from model_code.media.yuv import YuvFrame
 
+BATCH = 64
+"""Crops that are cut out and looked at together."""
+
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
@@ -92,7 +95,7 @@ class Landmarker(nn.Module):
         return places + self.shape(pooled).unflatten(1, (68, 2)), heat, self.presence(pooled).squeeze(1)
 
     @torch.inference_mode()
-    def predict_crops(self, crops: U8, batch: int = 64) -> tuple[F32, F32]:
+    def predict_crops(self, crops: U8, batch: int = BATCH) -> tuple[F32, F32]:
         """(N, S, S, 3) uint8 crops -> landmarks (N, 68, 2) in pixels of the crop, face confidence (N,) 0..1.
 
         Crops of any side S: they are looked at in the `size` that the network was trained at.
@@ -119,11 +122,15 @@ class Landmarker(nn.Module):
             (N, 68, 2) landmarks in pixels of the frame, (N,) confidence that a face is there.
         """
         boxes = np.asarray(boxes, np.float32)
-        if isinstance(frames, np.ndarray):
-            crops = crop(frames, boxes, self.size)
-        else:
-            crops = np.stack([crop_yuv(frame, box, self.size) for frame, box in zip(frames, boxes, strict=True)])
-        landmarks, confidence = self.predict_crops(crops)
+        landmarks, confidence = np.zeros((len(boxes), 68, 2), np.float32), np.zeros(len(boxes), np.float32)
+        for start in range(0, len(boxes), BATCH):  # all crops of a frame's thousands of windows would fill memory
+            part = slice(start, start + BATCH)
+            some, around = frames[part], boxes[part]
+            if isinstance(some, np.ndarray):
+                crops = crop(some, around, self.size)
+            else:
+                crops = np.stack([crop_yuv(frame, box, self.size) for frame, box in zip(some, around, strict=True)])
+            landmarks[part], confidence[part] = self.predict_crops(crops)
         return from_crop(landmarks, boxes, self.size), confidence
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -142,7 +142,7 @@ def ingest_file(
     shots = itertools.pairwise([0, *cuts, count])
     parts = [part for shot in shots for part in even_parts(*shot, config.max_clip_frames)]
 
-    def take(number: int, start: int, end: int) -> ClipSample | Quarantined:
+    def take(number: int, start: int, end: int) -> ClipSample | Quarantined:  # holds no clip while the next is made
         try:
             clip = _clip(_Shot(*readers, start, end), audio, config, finder, limits)
         except Exception as error:

@@ -16,11 +16,10 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
 from playwright.sync_api import Page
 
-from model_code.base import CLASSES, FOLDER
 from tests.graph.test_whole_chain import EASY, SMALL
+from tests.shipped import need_base
 from tests.xdub_platform.serving.world import free_port
 from xdub_platform.demo import prepare_corpus
 from xdub_platform.settings import load_settings
@@ -144,9 +143,7 @@ class Desk:
 
 def prepare(folder: Path) -> Desk:
     """A state root with two speakers' clips and what pairs are made with; a third speaker is still to come."""
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     desk = Desk(folder, SETTINGS)
     loaded = load_settings(state_root=desk.root, **SETTINGS)
     prepare_corpus(loaded, lambda done, total: None)

@@ -130,12 +130,12 @@ def test_windows_are_few_at_a_time_and_none_in_strips(
 ) -> None:
     counts: list[int] = []
 
-    def predict(frames: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
-        counts.append(len(boxes))
+    def predict(crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        counts.append(len(crops))
         assert counts[-1] <= 64
-        return None, np.zeros(len(boxes), np.float32)
+        return np.zeros((len(crops), 68, 2), np.float32), np.zeros(len(crops), np.float32)
 
-    monkeypatch.setattr(landmarker, "predict", predict)
+    monkeypatch.setattr(landmarker, "predict_crops", predict)
     assert FaceFinder(landmarker).find(np.full((*shape, 3), 90, np.uint8)) == []
     assert bool(counts) == (max(shape) <= 10 * min(shape))
     assert sum(counts) < 2500
@@ -144,9 +144,10 @@ def test_windows_are_few_at_a_time_and_none_in_strips(
 def test_windows_few_at_a_time_are_judged_as_at_once(landmarker: Landmarker) -> None:
     windows = _windows(270, 480, 0.25)
     image = np.random.default_rng(0).integers(0, 255, (270, 480, 3)).astype(np.uint8)
-    _, at_once = landmarker.predict(np.broadcast_to(image, (len(windows), *image.shape)), windows)
+    frames = np.broadcast_to(image, (len(windows), *image.shape))
+    _, at_once = landmarker.predict_crops(crop(frames, windows, landmarker.size))
     assert len(windows) > 128
-    assert np.array_equal(FaceFinder(landmarker)._sure(image, windows), at_once)
+    assert np.array_equal(landmarker.predict(frames, windows)[1], at_once)
 
 
 @pytest.mark.parametrize("condition", ["plain", "occluded", "changing_light", "profile"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import settings_of
-from model_code.base import CLASSES, FOLDER
 from model_code.media.shards import Shard
+from tests.shipped import need_base
 from xdub_platform.chain import Status
 from xdub_platform.demo import prepare_corpus
 from xdub_platform.platform import build_platform
@@ -29,9 +29,7 @@ def copy_of(video: Path, name: str) -> Path:
 
 @pytest.mark.slow
 def test_bad_files_are_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     settings = settings_of(tmp_path / "state")
     prepare_corpus(settings, lambda done, total: None)
     first, second, third, *_ = sorted(path for path in settings.incoming.glob("*.mp4") if ".occluder" not in path.name)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import Kill, Target, not_whole, processes_of, settings_of, start, strike
-from model_code.base import CLASSES, FOLDER
+from tests.shipped import need_base
 from xdub_platform.demo import prepare_corpus
 from xdub_platform.platform import build_platform
 from xdub_platform.repair import leftovers
@@ -27,9 +27,7 @@ FOOTAGE = "key:raw_corpus or key:clips"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state with footage in its incoming folder."""
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     root = tmp_path_factory.mktemp("kills") / "state"
     prepare_corpus(settings_of(root), lambda done, total: None)
     return root

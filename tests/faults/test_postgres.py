@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import not_whole, processes_of, versions
-from model_code.base import CLASSES, FOLDER
 from tests.graph.test_whole_chain import SMALL
 from tests.postgres import PostgresServer, postgres_server
+from tests.shipped import need_base
 from xdub_platform.demo import prepare_corpus
 from xdub_platform.instance import open_instance
 from xdub_platform.platform import build_platform
@@ -30,9 +30,7 @@ PATIENCE = 900.0
 @pytest.fixture
 def root(tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Footage of the smallest chain; the settings of this process and its children name two fresh databases."""
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     for name, value in SMALL.items():
         monkeypatch.setenv(f"XDUB_{name.upper()}", value if isinstance(value, str) else json.dumps(value))
     monkeypatch.setenv("XDUB_PROCESSES__PARALLEL_RUNS", "1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_code.base import CLASSES, FOLDER
+from tests.shipped import need_base
 from tests.tiny import TINY_TRANSFORMER
 from xdub_platform.chain import Status, Step
 from xdub_platform.demo import prepare_corpus, write_run_report
@@ -48,9 +48,7 @@ def small(root: Path, **more: object) -> Settings:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[Step]]:
     """The chain, run once."""
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     settings = small(tmp_path_factory.mktemp("state"))
     prepare_corpus(settings, lambda done, total: None)
     return settings, run_chain(settings, started_by="test")

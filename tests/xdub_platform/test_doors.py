@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 from model_code.avatars.clipspec import draw_spec
 from model_code.avatars.corpus import write_clip
 from model_code.avatars.seeds import head_seed
-from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from model_code.files import write_json
+from tests.shipped import need_base
 from tests.xdub_platform.planted import platform_on, register
 from xdub_platform.cli import app
 from xdub_platform.demo import drop
@@ -40,9 +40,7 @@ def xdub(*arguments: str) -> Result:
 def test_footage_is_taken_in_and_what_is_bad_is_told(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     monkeypatch.setenv("XDUB_PROCESSES__PARALLEL_RUNS", "1")
     footage = tmp_path / "footage"
     for folder in (footage, tmp_path / "truth"):

@@ -23,9 +23,9 @@ from typer.testing import CliRunner, Result
 from assets import benchmark_scores
 from assets.benchmark_scores import VERSION, to_registry
 from assets.benchmark_scores import config as benchmark_config
-from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.postgres import postgres, postgres_server  # noqa: F401
+from tests.shipped import need_base
 from tests.tiny import TINY_TRANSFORMER
 from tests.xdub_platform.planted import planted_records, platform_on, register, score
 from xdub_platform.cli import app
@@ -558,9 +558,7 @@ def write_dubber(folder: Path, settings: Settings, seed: int) -> Path:
 
 @pytest.mark.slow
 def test_a_champion_of_another_benchmark_is_scored_first(tmp_path: Path) -> None:
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     platform = platform_on(tmp_path / "state", **TINY)
     settings = platform.settings
     for version in (1, 2):

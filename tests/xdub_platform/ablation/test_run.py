@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from model_code.base import CLASSES, FOLDER
 from model_code.errors import InputError
 from tests.graph.test_whole_chain import EASY, SMALL
+from tests.shipped import need_base
 from tests.xdub_platform.ablation.fake import FakeWorkers
 from xdub_platform.ablation import run, stages
 from xdub_platform.ablation.rows import ROWS
@@ -195,9 +195,7 @@ def test_two_runs_do_not_share_a_state_root(settings: Settings, workers: FakeWor
 
 @pytest.mark.slow
 def test_the_whole_of_it_killed_once_at_the_smallest_numbers(tmp_path: Path) -> None:
-    missing = [name for name in CLASSES if not (FOLDER / name / "config.json").is_file()]
-    if missing:
-        pytest.skip(f"the shipped base lacks {', '.join(missing)}: restore it from git")
+    need_base()
     small = {**SMALL, "pairs": {**SMALL["pairs"], "filters": EASY}}  # type: ignore[dict-item]
     small["flow"] = {"sampling_steps": 5}
     told = {f"XDUB_{name.upper()}": json.dumps(value) for name, value in small.items()}
